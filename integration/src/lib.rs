@@ -1,0 +1,1 @@
+//! End-to-end tests: the built binaries, used as a person or a client would.

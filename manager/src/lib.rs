@@ -1,0 +1,1 @@
+//! Images, snapshots and the lifecycle of containers behind gRPC.

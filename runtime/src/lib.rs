@@ -1,0 +1,1 @@
+//! One OCI bundle to one container and back.
