@@ -1,1 +1,34 @@
-fn main() {}
+//! `cargo xtask …`: the project's front door. Each command is a short list of steps in a file of its own.
+
+mod install;
+mod peers;
+mod sh;
+mod test;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Build, try, test and measure Tare.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+enum Task {
+    /// Run every test, from unit to end to end
+    Test(test::Args),
+    /// Build release binaries and put them below PREFIX/bin
+    Install {
+        /// The folder that gets bin/, share/man/, …
+        #[arg(long)]
+        prefix: PathBuf,
+    },
+    /// Download the programs that tests compare with into target/peers, changing nothing else on this machine
+    Peers,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Task::parse() {
+        Task::Test(args) => test::run(&args),
+        Task::Install { prefix } => install::run(&prefix),
+        Task::Peers => peers::unpack(),
+    }
+}

@@ -1,0 +1,165 @@
+//! The programs that Tare is compared with, unpacked from Debian packages under `target/peers/<tree>/`.
+//!
+//! Nothing is installed: apt works on a root of its own, packages are verified by it and only unpacked, no maintainer
+//! script runs. Programs newer than this machine's C library bring theirs along: their ELF interpreter and library
+//! path are set to the tree they lie in.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::sh;
+
+/// One folder below `target/peers/`: packages of one Debian suite with all that they need.
+struct Tree {
+    name: &'static str,
+    suite: &'static str,
+    packages: &'static [&'static str],
+}
+
+/// `bookworm` is what stable users have; `newer` is the newest that the package manager reaches.
+const TREES: &[Tree] = &[
+    Tree {
+        name: "bookworm",
+        suite: "bookworm",
+        packages: &["busybox-static", "containerd", "crun", "docker-registry", "runc"],
+    },
+    Tree { name: "newer", suite: "sid", packages: &["containerd", "crun", "runc"] },
+];
+
+/// Makes every tree that is not there yet.
+pub fn unpack() -> Result<()> {
+    for tree in TREES {
+        let place = sh::target().join("peers").join(tree.name);
+        let recipe = format!("{} {}\n", tree.suite, tree.packages.join(" "));
+        if fs::read_to_string(place.join(".recipe")).is_ok_and(|made| made == recipe) {
+            continue;
+        }
+        eprintln!("peers: unpacking {} from Debian {} into {}", tree.packages.join(", "), tree.suite, place.display());
+        let making = place.with_extension("making");
+        let _ = fs::remove_dir_all(&making);
+        let _ = fs::remove_dir_all(&place);
+        let apt = Apt::new(&sh::target().join("peers").join(".apt").join(tree.name), tree.suite)?;
+        for deb in apt.download(tree.packages)? {
+            sh::run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&making))?;
+        }
+        fs::rename(&making, &place)?;
+        lend_own_libraries(&place)?;
+        fs::write(place.join(".recipe"), recipe)?;
+    }
+    Ok(())
+}
+
+/// An apt with a root of its own: lists, cache and an empty package database, so that a download brings every dependency.
+/// It keeps this machine's settings (proxies, archive keys).
+struct Apt {
+    root: PathBuf,
+}
+
+impl Apt {
+    fn new(root: &Path, suite: &str) -> Result<Apt> {
+        for dir in ["etc/preferences.d", "state/lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(root.join(dir))?;
+        }
+        let at = root.display();
+        fs::write(root.join("status"), "")?;
+        fs::write(
+            root.join("apt.conf"),
+            format!(
+                "Dir::Etc \"{at}/etc\";\nDir::Etc::parts \"/etc/apt/apt.conf.d\";\nDir::State \"{at}/state\";\n\
+                 Dir::Cache \"{at}/cache\";\nDir::State::status \"{at}/status\";\nAPT::Sandbox::User \"root\";\n\
+                 APT::Install-Recommends \"false\";\nAPT::Get::List-Cleanup \"false\";\n"
+            ),
+        )?;
+        fs::write(
+            root.join("etc/sources.list"),
+            format!("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {} {suite} main\n", archive()?),
+        )?;
+        let apt = Apt { root: root.to_owned() };
+        sh::run(&mut apt.get(&["-qq", "update"]))?;
+        Ok(apt)
+    }
+
+    fn get(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("apt-get");
+        command.env("APT_CONFIG", self.root.join("apt.conf")).args(args).stdout(Stdio::null());
+        command
+    }
+
+    /// Downloads `packages` and all they depend on; returns the package files.
+    fn download(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
+        sh::run(self.get(&["-qq", "-y", "--download-only", "install"]).args(packages))?;
+        let mut debs = Vec::new();
+        for entry in fs::read_dir(self.root.join("cache/archives"))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "deb") {
+                debs.push(path);
+            }
+        }
+        ensure!(!debs.is_empty(), "apt downloaded nothing for {packages:?}");
+        Ok(debs)
+    }
+}
+
+/// The Debian archive that this machine's own apt uses.
+fn archive() -> Result<String> {
+    let targets = sh::output(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(REPO_URI)",
+        "Identifier: Packages",
+        "Label: Debian",
+    ]))?;
+    Ok(targets.lines().next().context("apt knows no Debian archive: run `apt-get update` first")?.to_owned())
+}
+
+/// Points each dynamic program of a tree to the C library and the libraries in that same tree.
+fn lend_own_libraries(tree: &Path) -> Result<()> {
+    let tree = tree.canonicalize()?;
+    let lib = tree.join("usr/lib/x86_64-linux-gnu");
+    let loader = ["lib64/ld-linux-x86-64.so.2", "usr/lib64/ld-linux-x86-64.so.2"]
+        .iter()
+        .map(|name| tree.join(name))
+        .find(|path| path.exists());
+    let Some(loader) = loader else { return Ok(()) }; // nothing dynamic came along
+    let patchelf = patchelf()?;
+    for dir in ["usr/bin", "usr/sbin"] {
+        let Ok(entries) = fs::read_dir(tree.join(dir)) else { continue };
+        for entry in entries {
+            let path = entry?.path();
+            let meta = fs::symlink_metadata(&path)?;
+            let dynamic = meta.is_file() && meta.permissions().mode() & 0o111 != 0 && {
+                Command::new(&patchelf).arg("--print-interpreter").arg(&path).output()?.status.success()
+            };
+            if dynamic {
+                sh::run(
+                    Command::new(&patchelf)
+                        .arg("--set-interpreter")
+                        .arg(&loader)
+                        .args(["--force-rpath", "--set-rpath"])
+                        .arg(format!("{}:{}", lib.display(), tree.join("lib/x86_64-linux-gnu").display()))
+                        .arg(&path),
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `patchelf`, from its package, unpacked like a peer.
+fn patchelf() -> Result<PathBuf> {
+    let place = sh::target().join("peers/.patchelf");
+    let program = place.join("usr/bin/patchelf");
+    if !program.exists() {
+        let apt = Apt::new(&sh::target().join("peers/.apt/patchelf"), "bookworm")?;
+        for deb in apt.download(&["patchelf"])? {
+            if deb.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"patchelf")) {
+                sh::run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&place))?;
+            }
+        }
+    }
+    Ok(program)
+}
