@@ -1,1 +1,8 @@
-//! End-to-end tests: the built binaries, used as a person or a client would.
+//! What end-to-end tests, the demo and the benchmarks share: the built programs and their peers, started privately
+//! on roots and sockets of their own, and used as a person or a client would.
+
+pub mod daemon;
+pub mod image;
+pub mod inventory;
+pub mod programs;
+pub mod registry;

@@ -1,5 +1,7 @@
 //! `cargo xtask …`: the project's front door. Each command is a short list of steps in a file of its own.
 
+mod demo;
+mod guest;
 mod install;
 mod peers;
 mod sh;
@@ -13,6 +15,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 enum Task {
+    /// From an image to a container and back to nothing, with everything private
+    Demo,
     /// Run every test, from unit to end to end
     Test(test::Args),
     /// Build release binaries and put them below PREFIX/bin
@@ -23,12 +27,16 @@ enum Task {
     },
     /// Download the programs that tests compare with into target/peers, changing nothing else on this machine
     Peers,
+    /// Boot the QEMU guest (cgroup v2, systemd) and run one command in it: `cargo xtask guest -- true`
+    Guest(guest::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Task::parse() {
+        Task::Demo => demo::run(),
         Task::Test(args) => test::run(&args),
         Task::Install { prefix } => install::run(&prefix),
         Task::Peers => peers::unpack(),
+        Task::Guest(args) => guest::run(&args),
     }
 }
