@@ -1,5 +1,6 @@
 //! `cargo xtask …`: the project's front door. Each command is a short list of steps in a file of its own.
 
+mod bench;
 mod demo;
 mod guest;
 mod install;
@@ -19,6 +20,8 @@ enum Task {
     Demo,
     /// Run every test, from unit to end to end
     Test(test::Args),
+    /// Measure Tare beside its peers
+    Bench(bench::Args),
     /// Build release binaries and put them below PREFIX/bin
     Install {
         /// The folder that gets bin/, share/man/, …
@@ -35,6 +38,7 @@ fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Demo => demo::run(),
         Task::Test(args) => test::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Install { prefix } => install::run(&prefix),
         Task::Peers => peers::unpack(),
         Task::Guest(args) => guest::run(&args),

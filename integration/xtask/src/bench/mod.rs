@@ -1,0 +1,70 @@
+//! `cargo xtask bench`: Tare beside its peers, in one run, as ratios.
+//!
+//! Contenders take turns round by round, so that whatever else the machine does meets all of them alike. What they do
+//! is compared before it is timed. A benchmark is not a test: it fails only where a contender fails.
+
+mod bundle;
+mod containers;
+mod memory;
+mod pull;
+mod report;
+mod rounds;
+mod runtimes;
+mod view;
+
+use anyhow::Result;
+use tare_integration::programs;
+
+use crate::{install, peers};
+use report::Report;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// What to measure; everything if not given
+    #[arg(value_enum)]
+    what: Vec<What>,
+    /// Rounds of each row
+    #[arg(long, default_value_t = 100)]
+    rounds: usize,
+    /// Milliseconds between two starts: idle gaps show waits that tight loops hide
+    #[arg(long, value_delimiter = ',', default_values_t = [5, 60])]
+    gaps: Vec<u64>,
+    /// Used by the benchmark itself: run the rows of one cgroup view, in a mount namespace of their own
+    #[arg(long, hide = true)]
+    view: Option<view::View>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// `tare run` of busybox true beside crun, runc and a program that does nothing but the system calls
+    Run,
+    /// `ctr run --rm` through containerd, with containerd's shim and with ours
+    Ctr,
+    /// Resident memory of a shim
+    Memory,
+    /// Pull and unpack from a registry on loopback, tared beside containerd
+    Pull,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    if let Some(view) = args.view {
+        return runtimes::rows(view, args.rounds, &args.gaps);
+    }
+    install::run(programs::installed().parent().expect("bin has a parent"))?;
+    peers::unpack()?;
+    let wanted = |what| args.what.is_empty() || args.what.contains(&what);
+    let mut report = Report::begin()?;
+    if wanted(What::Run) {
+        runtimes::in_each_view(args.rounds, &args.gaps, &mut report)?;
+    }
+    if wanted(What::Ctr) {
+        containers::rows(args.rounds.min(30), &mut report)?;
+    }
+    if wanted(What::Memory) {
+        memory::rows(&mut report)?;
+    }
+    if wanted(What::Pull) {
+        pull::rows(&mut report)?;
+    }
+    report.keep()
+}

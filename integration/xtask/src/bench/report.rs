@@ -1,0 +1,87 @@
+//! What is printed while it is measured, and kept as JSON when all is done.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::rounds::Sample;
+use crate::sh;
+
+pub struct Report {
+    rows: Vec<Value>,
+}
+
+impl Report {
+    /// Starts a report with a line on the machine, in general terms.
+    ///
+    /// # Errors
+    /// The machine's own description cannot be read.
+    pub fn begin() -> Result<Report> {
+        println!("{}\n", machine()?);
+        Ok(Report { rows: Vec::new() })
+    }
+
+    /// Prints and keeps a row: each sample with its ratio to the first one, which is ours.
+    pub fn row(&mut self, title: &str, samples: &[Sample]) {
+        println!("{}", table(title, samples));
+        self.rows.push(json!({"row": title, "samples": samples}));
+    }
+
+    /// Prints and keeps a line that is not a timing.
+    pub fn fact(&mut self, title: &str, value: Value) {
+        println!("{title}: {value}");
+        self.rows.push(json!({"row": title, "value": value}));
+    }
+
+    /// Writes all rows with their raw numbers to `target/bench/<commit>.json`.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn keep(&self) -> Result<()> {
+        let commit = sh::output(Command::new("git").args(["rev-parse", "--short", "HEAD"]).current_dir(sh::root()))?;
+        let place = sh::target().join("bench").join(format!("{commit}.json"));
+        fs::create_dir_all(place.parent().expect("bench/ was just joined"))?;
+        fs::write(
+            &place,
+            serde_json::to_vec_pretty(&json!({"machine": machine()?, "commit": commit, "rows": self.rows}))?,
+        )?;
+        println!("\nraw numbers: {}", place.display());
+        Ok(())
+    }
+}
+
+/// A row as text: medians with the tenth and ninetieth percentile, and how many times the first one's time.
+pub fn table(title: &str, samples: &[Sample]) -> String {
+    let first = samples.first().map_or(1.0, Sample::median);
+    let mut text = format!("{title}\n");
+    for sample in samples {
+        text += &format!(
+            "  {:<24} {:>9.2} ms  [{:>8.2} – {:>8.2}]  {:>6.2}×  {:>7.1} MB\n",
+            sample.name,
+            sample.median() / 1e3,
+            sample.quantile(0.1) / 1e3,
+            sample.quantile(0.9) / 1e3,
+            sample.median() / first,
+            sample.max_rss as f64 / 1024.0,
+        );
+    }
+    text
+}
+
+/// Processor, count, kernel: enough to read the numbers, nothing that names the machine.
+fn machine() -> Result<String> {
+    let cpu = fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown processor");
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let kernel: String = kernel.trim().chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+    let count = std::thread::available_parallelism()?;
+    let memory = fs::read_to_string("/proc/meminfo")?;
+    let kib: u64 = memory.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
+    Ok(format!(
+        "{count} processors ({}), {} GiB, Linux {kernel}",
+        model.trim_start_matches([' ', '\t', ':']).trim(),
+        kib / (1 << 20)
+    ))
+}

@@ -1,0 +1,171 @@
+//! `tare run` beside crun and runc: each cgroup version in a mount namespace that shows it alone.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tare_integration::programs;
+
+use super::bundle;
+use super::report::Report;
+use super::rounds::{Contender, Sample, take_turns};
+use super::view::View;
+
+/// What the process inside a view hands to the one outside, a line each.
+#[derive(Serialize, Deserialize)]
+struct Row {
+    title: String,
+    samples: Vec<Sample>,
+}
+
+/// Runs this benchmark again inside each view and collects its rows.
+///
+/// # Errors
+/// A contender failed.
+pub fn in_each_view(rounds: usize, gaps: &[u64], report: &mut Report) -> Result<()> {
+    let gaps = gaps.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+    for view in [View::V2, View::V1] {
+        let mut inside = Command::new("unshare");
+        inside.args(["--mount", "--propagation", "private", "--"]).arg(std::env::current_exe()?);
+        inside.args(["bench", "--view", view.name(), "--gaps", &gaps, "--rounds", &rounds.to_string()]);
+        let mut child = inside.stdout(Stdio::piped()).spawn().context("starting unshare")?;
+        for line in BufReader::new(child.stdout.take().expect("stdout is piped")).lines() {
+            let row: Row = serde_json::from_str(&line?)?;
+            report.row(&row.title, &row.samples);
+        }
+        let status = child.wait()?;
+        ensure!(status.success(), "the {} rows ended with {status}", view.name());
+    }
+    Ok(())
+}
+
+/// The rows of one view, measured in a mount namespace of our own and printed as JSON lines.
+///
+/// # Errors
+/// A contender failed.
+pub fn rows(view: View, rounds: usize, gaps: &[u64]) -> Result<()> {
+    let spec = bundle::default_spec()?; // before the view changes: containerd wants to see all cgroups
+    view.enter()?;
+    let dir = tempfile::tempdir()?;
+    for case in cases(view, spec) {
+        let bundle = bundle::make(&dir.path().join(case.name.replace(' ', "-")), &case.spec)?;
+        let roots = dir.path().join("roots");
+        std::fs::create_dir_all(&roots)?;
+        let same = compare(&case, &bundle, &roots)?;
+        let (case, bundle, roots) = (&case, &*bundle, &*roots);
+        for gap in gaps {
+            let mut contenders: Vec<Contender<'_>> = RUNTIMES
+                .iter()
+                .map(|&runtime| Contender {
+                    name: runtime.name,
+                    command: Box::new(move |round| run(runtime, case, bundle, roots, round)),
+                })
+                .collect();
+            if let Ok(floor) = programs::tare("floor") {
+                contenders.push(Contender {
+                    name: "floor",
+                    command: Box::new(move |_| {
+                        let mut command = Command::new(&floor);
+                        command.arg(bundle.join("rootfs"));
+                        command
+                    }),
+                });
+            }
+            let samples = take_turns(&contenders, rounds, Duration::from_millis(*gap))?;
+            let title = format!("run busybox true, {}, {gap} ms between starts; {same}", case.name);
+            println!("{}", serde_json::to_string(&Row { title, samples })?);
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+struct Runtime {
+    name: &'static str,
+    /// The peer tree it comes from; none for ours.
+    tree: Option<&'static str>,
+}
+
+const RUNTIMES: &[Runtime] = &[
+    Runtime { name: "tare", tree: None },
+    Runtime { name: "crun", tree: Some("newer") },
+    Runtime { name: "runc", tree: Some("newer") },
+];
+
+struct Case {
+    name: &'static str,
+    spec: Value,
+    /// Global options for each runtime that has them.
+    no_cgroups: bool,
+}
+
+fn cases(view: View, mut spec: Value) -> Vec<Case> {
+    match view {
+        View::V2 => {
+            let mut without = spec.clone();
+            if let Some(linux) = without["linux"].as_object_mut() {
+                linux.remove("resources");
+            }
+            vec![
+                Case { name: "no cgroups", spec: without, no_cgroups: true },
+                Case { name: "cgroup v2 with a device program", spec, no_cgroups: false },
+            ]
+        }
+        View::V1 => {
+            let resources = &mut spec["linux"]["resources"];
+            resources["memory"] = json!({"limit": 64 << 20});
+            resources["cpu"] = json!({"shares": 512, "quota": 50_000, "period": 100_000});
+            resources["pids"] = json!({"limit": 100});
+            vec![Case { name: "cgroup v1 with memory, cpu and pids limits", spec, no_cgroups: false }]
+        }
+    }
+}
+
+fn run(runtime: Runtime, case: &Case, bundle: &Path, roots: &Path, round: usize) -> Command {
+    let program = match runtime.tree {
+        Some(tree) => programs::peer(tree, runtime.name),
+        None => programs::tare(runtime.name),
+    };
+    let mut command = Command::new(program.expect("`bench` unpacks and builds all of them first"));
+    command.arg("--root").arg(roots.join(runtime.name));
+    if case.no_cgroups && runtime.name != "runc" {
+        command.args(["--cgroup-manager", "disabled"]);
+    }
+    command.args(["run", "--bundle"]).arg(bundle).arg(format!("bench-{}-{round}", runtime.name));
+    command
+}
+
+/// Whether what the containers see is the same; the differences otherwise, which the row's title then carries.
+fn compare(case: &Case, bundle: &Path, roots: &Path) -> Result<String> {
+    let config = bundle.join("config.json");
+    let timed = std::fs::read(&config)?;
+    let mut looking = case.spec.clone();
+    looking["process"]["args"] = json!(["/bin/sh", "-c", bundle::LOOK]);
+    std::fs::write(&config, serde_json::to_vec(&looking)?)?;
+    let seen = RUNTIMES
+        .iter()
+        .map(|runtime| bundle::look(&mut run(*runtime, case, bundle, roots, usize::MAX)))
+        .collect::<Result<Vec<_>>>();
+    std::fs::write(&config, timed)?;
+    let seen = seen?;
+    let mut different = Vec::new();
+    for (runtime, lines) in RUNTIMES.iter().zip(&seen).skip(1) {
+        for line in seen[0].iter().filter(|line| !lines.contains(line)) {
+            eprintln!("only in {}, not in {}: {line}", RUNTIMES[0].name, runtime.name);
+        }
+        for line in lines.iter().filter(|line| !seen[0].contains(line)) {
+            eprintln!("only in {}, not in {}: {line}", runtime.name, RUNTIMES[0].name);
+        }
+        if *lines != seen[0] {
+            different.push(runtime.name);
+        }
+    }
+    Ok(match different.as_slice() {
+        [] => "all containers see the same".to_owned(),
+        names => format!("NOT THE SAME WORK as {}", names.join(" and ")),
+    })
+}
