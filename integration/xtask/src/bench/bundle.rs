@@ -1,5 +1,6 @@
 //! The bundle that all runtimes are given: what containerd makes by default, with busybox.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -62,11 +63,27 @@ pub const LOOK: &str = "cat /proc/self/mountinfo; grep -E '^(Cap|NoNewPrivs|Secc
 ///
 /// # Errors
 /// The runtime did not succeed.
-pub fn look(run: &mut Command) -> Result<Vec<String>> {
+pub fn look(run: &mut Command) -> Result<BTreeSet<String>> {
     let out = run.output().with_context(|| format!("starting {run:?}"))?;
     anyhow::ensure!(!out.stdout.is_empty(), "{run:?} showed nothing: {}", String::from_utf8_lossy(&out.stderr));
     let text = String::from_utf8(out.stdout)?;
     Ok(text.lines().map(normalized).collect())
+}
+
+/// Mount point, file system and the flags that protect: how a path is masked is each runtime's own affair, but it must
+/// not be a way to write. Source: proc_pid_mountinfo(5).
+fn mount(words: &[&str]) -> String {
+    let kind = words.iter().skip_while(|word| **word != "-").nth(1).unwrap_or(&"");
+    let protecting: Vec<&str> =
+        words[5].split(',').filter(|flag| matches!(*flag, "nosuid" | "nodev" | "noexec" | "ro")).collect();
+    let masked = words[3] == "/null"
+        || words[3].contains(".empty")
+        || words.last().is_some_and(|data| data.contains("nr_inodes=1"));
+    if masked {
+        format!("mount {} masked", words[4])
+    } else {
+        format!("mount {} {kind} {}", words[4], protecting.join(","))
+    }
 }
 
 /// A line without mount ids, device numbers, inode numbers and dates.
@@ -74,7 +91,7 @@ fn normalized(line: &str) -> String {
     let words: Vec<&str> = line.split_whitespace().collect();
     let mountinfo = words.len() >= 9 && words.contains(&"-") && words[2].contains(':');
     if mountinfo {
-        return format!("{} {}", words[4..].join(" "), words[3]);
+        return mount(&words);
     }
     let dated = words.len() >= 9 && matches!(words[0].as_bytes().first(), Some(b'c' | b'd' | b'l' | b'-'));
     if dated {

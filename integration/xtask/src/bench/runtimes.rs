@@ -1,5 +1,6 @@
 //! `tare run` beside crun and runc: each cgroup version in a mount namespace that shows it alone.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -139,8 +140,9 @@ fn run(runtime: Runtime, case: &Case, bundle: &Path, roots: &Path, round: usize)
     command
 }
 
-/// Whether what the containers see is the same; the differences otherwise, which the row's title then carries.
-fn compare(case: &Case, bundle: &Path, roots: &Path) -> Result<String> {
+/// Whether our container sees what the peers' containers see; the row's title carries the answer. Where the peers differ
+/// from each other neither is a measure: ours must show all that both show, and nothing that neither shows.
+fn compare(case: &Case, bundle: &Path, roots: &Path) -> Result<&'static str> {
     let config = bundle.join("config.json");
     let timed = std::fs::read(&config)?;
     let mut looking = case.spec.clone();
@@ -151,21 +153,16 @@ fn compare(case: &Case, bundle: &Path, roots: &Path) -> Result<String> {
         .map(|runtime| bundle::look(&mut run(*runtime, case, bundle, roots, usize::MAX)))
         .collect::<Result<Vec<_>>>();
     std::fs::write(&config, timed)?;
-    let seen = seen?;
-    let mut different = Vec::new();
-    for (runtime, lines) in RUNTIMES.iter().zip(&seen).skip(1) {
-        for line in seen[0].iter().filter(|line| !lines.contains(line)) {
-            eprintln!("only in {}, not in {}: {line}", RUNTIMES[0].name, runtime.name);
-        }
-        for line in lines.iter().filter(|line| !seen[0].contains(line)) {
-            eprintln!("only in {}, not in {}: {line}", runtime.name, RUNTIMES[0].name);
-        }
-        if *lines != seen[0] {
-            different.push(runtime.name);
-        }
+    let seen: Vec<BTreeSet<String>> = seen?;
+    let (ours, peers) = seen.split_first().context("there are runtimes")?;
+    let agreed = peers.iter().skip(1).fold(peers[0].clone(), |all, peer| &all & peer);
+    let known = peers.iter().fold(BTreeSet::new(), |all, peer| &all | peer);
+    for line in &agreed - ours {
+        eprintln!("seen with both peers, not with ours: {line}");
     }
-    Ok(match different.as_slice() {
-        [] => "all containers see the same".to_owned(),
-        names => format!("NOT THE SAME WORK as {}", names.join(" and ")),
-    })
+    for line in ours - &known {
+        eprintln!("seen with ours, with neither peer: {line}");
+    }
+    let same = agreed.is_subset(ours) && ours.is_subset(&known);
+    Ok(if same { "all containers see the same" } else { "VOID: ours does not see what the peers see" })
 }

@@ -28,8 +28,9 @@ impl View {
     /// # Errors
     /// A mount was refused.
     pub fn enter(self) -> Result<()> {
-        let own = fs::read_link("/proc/self/ns/mnt")?;
-        ensure!(fs::read_link("/proc/1/ns/mnt")? != own, "a cgroup view needs a mount namespace of its own");
+        let starter = format!("/proc/{}/ns/mnt", std::os::unix::process::parent_id());
+        let apart = fs::read_link(starter)? != fs::read_link("/proc/self/ns/mnt")?;
+        ensure!(apart, "a cgroup view needs a mount namespace of its own");
         let cgroup = Path::new("/sys/fs/cgroup");
         match self {
             View::V2 => mount(&["-t", "cgroup2", "cgroup2"], cgroup),
