@@ -1,1 +1,4 @@
 //! One OCI bundle to one container and back.
+
+pub mod error;
+pub mod spec;

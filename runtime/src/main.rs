@@ -1,1 +1,5 @@
+//! `tare`, from the shell: see the library.
+
+mod seal;
+
 fn main() {}
