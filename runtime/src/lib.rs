@@ -1,4 +1,5 @@
 //! One OCI bundle to one container and back.
 
 pub mod error;
+pub mod seccomp;
 pub mod spec;

@@ -1,0 +1,226 @@
+//! Calling conventions: what the kernel calls them, how wide their arguments are, and which number a name has.
+
+use super::table;
+
+/// A way to make system calls, with its own numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Abi {
+    X86_64,
+    I386,
+    /// The 64-bit machine with 32-bit pointers. It shares x86_64's `AUDIT_ARCH` and marks its calls with bit 30.
+    X32,
+    Aarch64,
+    Arm,
+}
+
+/// Marks a call of x32: `__X32_SYSCALL_BIT`, asm/unistd.h.
+pub const X32_BIT: u32 = 1 << 30;
+
+impl Abi {
+    /// The convention of this program, which a profile need not name.
+    #[cfg(target_arch = "x86_64")]
+    pub const NATIVE: Abi = Abi::X86_64;
+    #[cfg(target_arch = "aarch64")]
+    pub const NATIVE: Abi = Abi::Aarch64;
+
+    /// What the kernel puts into `seccomp_data.arch`: `AUDIT_ARCH_*`, linux/audit.h.
+    pub const fn audit(self) -> u32 {
+        match self {
+            Abi::X86_64 | Abi::X32 => 0xc000_003e,
+            Abi::I386 => 0x4000_0003,
+            Abi::Aarch64 => 0xc000_00b7,
+            Abi::Arm => 0x4000_0028,
+        }
+    }
+
+    /// Whether arguments have 64 bits. libseccomp looks at the low word alone where pointers have 32, x32 included.
+    pub const fn wide(self) -> bool {
+        matches!(self, Abi::X86_64 | Abi::Aarch64)
+    }
+
+    /// The number of the call that is `row` in the table, without [`X32_BIT`].
+    pub fn number(self, row: Row) -> Option<u32> {
+        u32::try_from(NUMBERS[self as usize][row.0 as usize]).ok()
+    }
+}
+
+/// A system call that some convention has: its place in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Row(u16);
+
+impl Row {
+    /// Finds `name`. Profiles list calls by the alphabet, so the row after `last` is looked at first.
+    pub fn find(name: &str, last: Option<Row>) -> Option<Row> {
+        let next = last.map_or(0, |row| row.0 + 1);
+        if usize::from(next) < COUNT && Row(next).name() == name {
+            return Some(Row(next));
+        }
+        let (mut low, mut high) = (0, COUNT as u16);
+        while low < high {
+            let middle = Row(low.midpoint(high));
+            match middle.name().cmp(name) {
+                std::cmp::Ordering::Equal => return Some(middle),
+                std::cmp::Ordering::Less => low = middle.0 + 1,
+                std::cmp::Ordering::Greater => high = middle.0,
+            }
+        }
+        None
+    }
+
+    pub fn name(self) -> &'static str {
+        &NAMES[usize::from(ENDS[usize::from(self.0)])..usize::from(ENDS[usize::from(self.0) + 1])]
+    }
+}
+
+// The table as it is read is not the table as it is used: a slice of `&str` would be 16 bytes a row, spread over pages
+// that each start of ours would have to fault in, or relocate.
+
+const COUNT: usize = table::ROWS.len();
+
+/// All names behind one another, and where each ends (the first entry is the start).
+static NAMES: &str = match str::from_utf8(&JOINED) {
+    Ok(names) => names,
+    Err(_) => panic!("the names are ASCII"),
+};
+static ENDS: [u16; COUNT + 1] = {
+    let mut ends = [0; COUNT + 1];
+    let mut row = 0;
+    while row < COUNT {
+        ends[row + 1] = ends[row] + table::ROWS[row].0.len() as u16;
+        row += 1;
+    }
+    ends
+};
+const LENGTH: usize = {
+    let (mut length, mut row) = (0, 0);
+    while row < COUNT {
+        length += table::ROWS[row].0.len();
+        row += 1;
+    }
+    length
+};
+static JOINED: [u8; LENGTH] = {
+    let mut joined = [0; LENGTH];
+    let (mut at, mut row) = (0, 0);
+    while row < COUNT {
+        let name = table::ROWS[row].0.as_bytes();
+        let mut i = 0;
+        while i < name.len() {
+            joined[at] = name[i];
+            at += 1;
+            i += 1;
+        }
+        row += 1;
+    }
+    joined
+};
+
+/// A column for each convention, so that those that are not asked for are never touched.
+static NUMBERS: [[i32; COUNT]; 5] = {
+    let mut columns = [[table::NONE; COUNT]; 5];
+    let mut row = 0;
+    while row < COUNT {
+        let mut column = 0;
+        while column < 5 {
+            columns[column][row] = table::ROWS[row].1[column];
+            column += 1;
+        }
+        row += 1;
+    }
+    columns
+};
+
+/// The i386 calls that go through one door, `socketcall` or `ipc`, whose first argument says which is meant.
+///
+/// Source: socketcall(2), ipc(2); linux/net.h, linux/ipc.h.
+pub fn door(row: Row) -> Option<(u32, u32)> {
+    const SOCKETCALL: u32 = 102;
+    const IPC: u32 = 117;
+    let (number, which) = match row.name() {
+        "socket" => (SOCKETCALL, 1),
+        "bind" => (SOCKETCALL, 2),
+        "connect" => (SOCKETCALL, 3),
+        "listen" => (SOCKETCALL, 4),
+        "accept" => (SOCKETCALL, 5),
+        "getsockname" => (SOCKETCALL, 6),
+        "getpeername" => (SOCKETCALL, 7),
+        "socketpair" => (SOCKETCALL, 8),
+        "send" => (SOCKETCALL, 9),
+        "recv" => (SOCKETCALL, 10),
+        "sendto" => (SOCKETCALL, 11),
+        "recvfrom" => (SOCKETCALL, 12),
+        "shutdown" => (SOCKETCALL, 13),
+        "setsockopt" => (SOCKETCALL, 14),
+        "getsockopt" => (SOCKETCALL, 15),
+        "sendmsg" => (SOCKETCALL, 16),
+        "recvmsg" => (SOCKETCALL, 17),
+        "accept4" => (SOCKETCALL, 18),
+        "recvmmsg" => (SOCKETCALL, 19),
+        "sendmmsg" => (SOCKETCALL, 20),
+        "semop" => (IPC, 1),
+        "semget" => (IPC, 2),
+        "semctl" => (IPC, 3),
+        "semtimedop" => (IPC, 4),
+        "msgsnd" => (IPC, 11),
+        "msgrcv" => (IPC, 12),
+        "msgget" => (IPC, 13),
+        "msgctl" => (IPC, 14),
+        "shmat" => (IPC, 21),
+        "shmdt" => (IPC, 22),
+        "shmget" => (IPC, 23),
+        "shmctl" => (IPC, 24),
+        _ => return None,
+    };
+    Some((number, which))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_found_with_and_without_a_hint() {
+        let mut last = None;
+        for (name, numbers) in table::ROWS {
+            let row = Row::find(name, None).expect(name);
+            assert_eq!(Row::find(name, last), Some(row), "{name}");
+            assert_eq!(row.name(), *name);
+            for (abi, number) in [Abi::X86_64, Abi::I386, Abi::X32, Abi::Aarch64, Abi::Arm].into_iter().zip(numbers) {
+                assert_eq!(abi.number(row), u32::try_from(*number).ok(), "{name} of {abi:?}");
+            }
+            last = Some(row);
+        }
+        for absent in ["", "zzz", "opena", "openatt", "Open"] {
+            assert_eq!(Row::find(absent, None), None, "{absent}");
+            assert_eq!(Row::find(absent, last), None, "{absent}");
+        }
+    }
+
+    #[test]
+    fn names_are_sorted_and_numbers_are_not_given_twice() {
+        assert!(table::ROWS.is_sorted_by(|a, b| a.0 < b.0));
+        for column in 0..5 {
+            let mut numbers: Vec<i32> = table::ROWS.iter().map(|row| row.1[column]).filter(|n| *n >= 0).collect();
+            numbers.sort_unstable();
+            assert!(numbers.is_sorted_by(|a, b| a < b), "column {column}");
+        }
+    }
+
+    /// The table against the compiler's own: libc has most of the native numbers.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn numbers_are_those_of_libc() {
+        for (name, number) in [
+            ("read", libc::SYS_read),
+            ("clone3", libc::SYS_clone3),
+            ("openat2", libc::SYS_openat2),
+            ("faccessat2", libc::SYS_faccessat2),
+            ("seccomp", libc::SYS_seccomp),
+            ("mount_setattr", libc::SYS_mount_setattr),
+            ("futex_waitv", libc::SYS_futex_waitv),
+        ] {
+            let row = Row::find(name, None).expect(name);
+            assert_eq!(Abi::X86_64.number(row).map(i64::from), Some(number), "{name}");
+        }
+    }
+}
