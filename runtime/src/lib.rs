@@ -1,5 +1,6 @@
 //! One OCI bundle to one container and back.
 
 pub mod error;
-pub mod seccomp;
+pub mod mount;
 pub mod spec;
+pub mod sys;

@@ -1,0 +1,224 @@
+//! The system calls that rustix has no safe door for: one thin function each, with its manual page, and nothing else.
+//!
+//! All of them may be called between clone and exec: no allocation, no lock.
+
+#![allow(unsafe_code)] // doors to the kernel
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString, c_char};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+/// Which side of a clone the caller is on.
+pub enum Cloned {
+    Child,
+    Parent { pid: Pid, pidfd: OwnedFd },
+}
+
+/// Makes a child with a copy of this process's memory, in new namespaces as `flags` (`CLONE_NEW…`) say; on cgroup v2 it
+/// is born into `cgroup`, so that it never runs outside.
+///
+/// # Errors
+/// `EPERM` without the capabilities · `EAGAIN` a pids limit · `ENOSPC` too many namespaces · `EBUSY` the cgroup is not a leaf.
+///
+/// Source: clone3(2); `CLONE_INTO_CGROUP`, Linux 5.7.
+pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct CloneArgs {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+        set_tid: u64,
+        set_tid_size: u64,
+        cgroup: u64,
+    }
+    const INTO_CGROUP: u64 = 0x2_0000_0000;
+    let mut pidfd: RawFd = -1;
+    let mut args = CloneArgs {
+        flags: flags | libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    if let Some(cgroup) = cgroup {
+        args.flags |= INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: `args` is a clone_args of exactly the size passed. Without CLONE_VM the child has its own copy of this
+    // stack, and this program has one thread, so every lock is free in the copy.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
+    match pid {
+        0 => Ok(Cloned::Child),
+        -1 => Err(errno()),
+        pid => {
+            let pid = Pid::from_raw(pid as i32).expect("a child's pid is positive");
+            // SAFETY: clone3 succeeded with CLONE_PIDFD, so this is a new descriptor that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent { pid, pidfd })
+        }
+    }
+}
+
+/// Strings as execve(2) wants them: pointers to each, then a null. Built by the parent, only walked by the child.
+#[derive(Debug)]
+pub struct CStrArray {
+    pointers: Vec<*const c_char>,
+    strings: Vec<CString>,
+}
+
+impl CStrArray {
+    pub fn new(strings: Vec<CString>) -> CStrArray {
+        let pointers = strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect();
+        CStrArray { pointers, strings }
+    }
+
+    pub fn strings(&self) -> &[CString] {
+        &self.strings
+    }
+}
+
+/// Becomes another program. Returns only if that was refused.
+///
+/// Source: execve(2).
+pub fn execve(path: &CStr, argv: &CStrArray, environment: &CStrArray) -> Result<Infallible, Errno> {
+    // SAFETY: all pointers are to strings that end in a zero byte and live in the two arrays; each array ends in a null.
+    unsafe { libc::execve(path.as_ptr(), argv.pointers.as_ptr(), environment.pointers.as_ptr()) };
+    Err(errno())
+}
+
+/// `struct mount_attr`, linux/mount.h.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MountAttr {
+    pub set: u64,
+    pub clear: u64,
+    pub propagation: u64,
+    pub userns: u64,
+}
+
+/// Changes the mount that `mount` refers to, and with `recursive` all mounts below it.
+///
+/// # Errors
+/// `EPERM` an attribute is locked by another user namespace · `EINVAL` not the root of a mount.
+///
+/// Source: mount_setattr(2), Linux 5.12.
+pub fn mount_setattr(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> Result<(), Errno> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    let (path, size) = (c"".as_ptr(), size_of::<MountAttr>());
+    // SAFETY: the path is a string, and `attr` is a mount_attr of exactly the size passed.
+    check(unsafe { libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), path, flags, &raw const *attr, size) })
+}
+
+/// Marks every descriptor from `first` on to be closed by the next execve.
+///
+/// Source: close_range(2), `CLOSE_RANGE_CLOEXEC`, Linux 5.11.
+pub fn close_on_exec_from(first: RawFd) -> Result<(), Errno> {
+    // SAFETY: it takes three numbers; descriptors stay open.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+}
+
+/// Leaves the session keyring of whoever started us for a new one.
+///
+/// # Errors
+/// `ENOSYS` the kernel has no keyrings · `EDQUOT` too many keys.
+///
+/// Source: keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`.
+pub fn join_session_keyring(name: &CStr) -> Result<(), Errno> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: the name is a string that lives through the call.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr()) })
+}
+
+/// Sets the execution domain.
+///
+/// Source: personality(2).
+pub fn personality(domain: u64) -> Result<(), Errno> {
+    // SAFETY: it takes a number.
+    check(unsafe { libc::syscall(libc::SYS_personality, domain) })
+}
+
+/// Writes a descriptor's number over another: `slot` becomes a copy of `fd` that stays open over execve.
+///
+/// Source: dup2(2).
+pub fn dup_to(fd: BorrowedFd<'_>, slot: RawFd) -> Result<(), Errno> {
+    // SAFETY: both are numbers; the caller gives up what `slot` was, which is only done for 0, 1 and 2.
+    check(unsafe { libc::syscall(libc::SYS_dup3, fd.as_raw_fd(), slot, 0) })
+}
+
+/// Unlocks a new terminal's other side.
+///
+/// Source: ioctl_tty(2), `TIOCSPTLCK`.
+pub fn unlock_terminal(master: BorrowedFd<'_>) -> Result<(), Errno> {
+    let locked: libc::c_int = 0;
+    // SAFETY: TIOCSPTLCK reads one int through the pointer.
+    check(unsafe { libc::syscall(libc::SYS_ioctl, master.as_raw_fd(), libc::TIOCSPTLCK, &raw const locked) })
+}
+
+/// The kind of namespace, as a `CLONE_NEW…` flag, that a descriptor refers to.
+///
+/// Source: ioctl_nsfs(2), `NS_GET_NSTYPE`.
+pub fn namespace_type(namespace: BorrowedFd<'_>) -> Result<u64, Errno> {
+    const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+    // SAFETY: the request takes no argument.
+    let kind = unsafe { libc::syscall(libc::SYS_ioctl, namespace.as_raw_fd(), NS_GET_NSTYPE) };
+    if kind < 0 { Err(errno()) } else { Ok(kind as u64) }
+}
+
+/// Takes over a descriptor that was handed to this process by number, as `LISTEN_FDS` and `--preserve-fds` do.
+///
+/// # Errors
+/// `EBADF` nothing is open under that number.
+pub fn is_open(fd: RawFd) -> Result<(), Errno> {
+    // SAFETY: F_GETFD takes no argument and changes nothing.
+    check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_GETFD) })
+}
+
+/// Lets a descriptor, by number, survive execve.
+///
+/// # Errors
+/// `EBADF` nothing is open under that number.
+pub fn keep_over_exec(fd: RawFd) -> Result<(), Errno> {
+    // SAFETY: F_SETFD takes a number.
+    check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_SETFD, 0) })
+}
+
+/// Puts every signal back to its default action and lets all of them through: the container starts as a login does.
+///
+/// Source: sigaction(2), sigprocmask(2).
+pub fn reset_signals() -> Result<(), Errno> {
+    let default: [u64; 4] = [0; 4]; // struct kernel_sigaction: SIG_DFL, no flags, no restorer, an empty mask
+    for signal in 1..=64 {
+        if signal != libc::SIGKILL && signal != libc::SIGSTOP {
+            // SAFETY: a kernel_sigaction of the right size, with default action: no handler can be called.
+            check(unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), 0usize, 8usize) })?;
+        }
+    }
+    let none: u64 = 0;
+    // SAFETY: the set is eight bytes, as passed; no old set is asked for.
+    check(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, 0usize, 8usize) })
+}
+
+/// Ends the process at once: no handler, no destructor, nothing flushed.
+///
+/// Source: _exit(2).
+pub fn exit(status: i32) -> ! {
+    // SAFETY: it takes a number and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+fn check(answer: libc::c_long) -> Result<(), Errno> {
+    if answer < 0 { Err(errno()) } else { Ok(()) }
+}
+
+/// Why this thread's last call failed.
+fn errno() -> Errno {
+    std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
+}
