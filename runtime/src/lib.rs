@@ -1,6 +1,17 @@
 //! One OCI bundle to one container and back.
 
+pub mod bundle;
+pub mod capability;
+pub mod cgroup;
+pub mod child;
+pub mod cli;
+pub mod container;
 pub mod error;
+pub mod hooks;
+pub mod join;
 pub mod mount;
+pub mod plan;
+pub mod seccomp;
 pub mod spec;
+pub mod state;
 pub mod sys;

@@ -2,4 +2,7 @@
 
 mod seal;
 
-fn main() {}
+fn main() {
+    let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    std::process::exit(tare_runtime::cli::main(words));
+}

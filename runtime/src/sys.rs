@@ -67,6 +67,17 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errn
     }
 }
 
+/// Joins namespaces: the one that a descriptor of /proc/PID/ns refers to, or several of the process that a pidfd refers to.
+///
+/// # Errors
+/// `EPERM` · `EINVAL` not of that kind · `ESRCH` the process is gone.
+///
+/// Source: setns(2); with a pidfd, Linux 5.8.
+pub fn setns(namespace: BorrowedFd<'_>, kinds: u64) -> Result<(), Errno> {
+    // SAFETY: it takes two numbers; this program has one thread, so no other one is left behind in the old namespaces.
+    check(unsafe { libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), kinds) })
+}
+
 /// Strings as execve(2) wants them: pointers to each, then a null. Built by the parent, only walked by the child.
 #[derive(Debug)]
 pub struct CStrArray {
@@ -190,20 +201,120 @@ pub fn keep_over_exec(fd: RawFd) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_SETFD, 0) })
 }
 
-/// Puts every signal back to its default action and lets all of them through: the container starts as a login does.
+/// Lets all signals through and gives `SIGPIPE`, which Rust's start-up ignores, its default action again.
 ///
-/// Source: sigaction(2), sigprocmask(2).
+/// Source: sigaction(2), sigprocmask(2), signal(7) on what execve keeps.
 pub fn reset_signals() -> Result<(), Errno> {
     let default: [u64; 4] = [0; 4]; // struct kernel_sigaction: SIG_DFL, no flags, no restorer, an empty mask
-    for signal in 1..=64 {
-        if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-            // SAFETY: a kernel_sigaction of the right size, with default action: no handler can be called.
-            check(unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), 0usize, 8usize) })?;
-        }
-    }
+    // SAFETY: a kernel_sigaction of the right size, with default action: no handler can be called.
+    check(unsafe { libc::syscall(libc::SYS_rt_sigaction, libc::SIGPIPE, default.as_ptr(), 0usize, 8usize) })?;
     let none: u64 = 0;
     // SAFETY: the set is eight bytes, as passed; no old set is asked for.
     check(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, 0usize, 8usize) })
+}
+
+/// Takes a capability out of what this process and its children can ever have.
+///
+/// Source: prctl(2), `PR_CAPBSET_DROP`.
+pub fn drop_from_bounding(capability: u32) -> Result<(), Errno> {
+    // SAFETY: it takes numbers.
+    check(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_CAPBSET_DROP, capability, 0, 0, 0) })
+}
+
+/// Adds a capability, which is permitted and inheritable, to those that survive execve.
+///
+/// Source: prctl(2), `PR_CAP_AMBIENT_RAISE`; Linux 4.3.
+pub fn raise_ambient(capability: u32) -> Result<(), Errno> {
+    let (option, raise) = (libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE);
+    // SAFETY: it takes numbers.
+    check(unsafe { libc::syscall(libc::SYS_prctl, option, raise, capability, 0, 0) })
+}
+
+/// Writes the current folder's path into `buffer`; it begins with `/` exactly if the folder lies below the root.
+///
+/// # Errors
+/// `ENOENT` the folder was removed · `ERANGE` the buffer is too small.
+///
+/// Source: getcwd(2).
+pub fn working_folder(buffer: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel writes at most as many bytes as the buffer has.
+    let length = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
+    if length < 0 { Err(errno()) } else { Ok(length as usize) }
+}
+
+/// Brings this network namespace's loopback interface up.
+///
+/// Source: netdevice(7), `SIOCSIFFLAGS`.
+pub fn loopback_up() -> Result<(), Errno> {
+    #[repr(C)]
+    struct InterfaceRequest {
+        name: [u8; libc::IFNAMSIZ],
+        flags: libc::c_short,
+        rest: [u8; 22],
+    }
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let mut request =
+        InterfaceRequest { name: [0; libc::IFNAMSIZ], flags: libc::IFF_UP as libc::c_short, rest: [0; 22] };
+    request.name[..2].copy_from_slice(b"lo");
+    // SAFETY: SIOCSIFFLAGS reads a struct ifreq, which this is a prefix-compatible, full-size copy of.
+    check(unsafe { libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
+}
+
+/// Blocks all signals that can be blocked and gives a descriptor that reads as the next of them.
+///
+/// Source: sigprocmask(2), signalfd(2).
+pub fn signals_as_descriptor() -> Result<OwnedFd, Errno> {
+    let all = u64::MAX;
+    let (set, size) = (&raw const all, 8usize);
+    // SAFETY: the set is eight bytes, as passed; no old set is asked for.
+    check(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, set, 0usize, size) })?;
+    let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+    // SAFETY: the set is eight bytes, as passed.
+    let fd = unsafe { libc::syscall(libc::SYS_signalfd4, -1, set, size, flags) };
+    if fd < 0 {
+        return Err(errno());
+    }
+    // SAFETY: signalfd4 succeeded, so this is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// The next signal that has arrived, if there is one.
+///
+/// Source: signalfd(2), `struct signalfd_siginfo`, whose first field is the number.
+pub fn next_signal(signals: BorrowedFd<'_>) -> Result<Option<i32>, Errno> {
+    let mut information = [0u8; 128];
+    match rustix::io::read(signals, &mut information) {
+        Ok(_) => Ok(information.first_chunk().map(|number| i32::from_ne_bytes(*number))),
+        Err(Errno::AGAIN) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Sends a signal that may be a real-time one.
+///
+/// Source: pidfd_send_signal(2).
+pub fn pidfd_send_any_signal(process: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    // SAFETY: it takes numbers; without information the kernel fills it as kill(2) does.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, 0usize, 0) })
+}
+
+/// A child that has ended and was not waited for yet, without waiting for it.
+///
+/// Source: waitid(2), `WNOWAIT`.
+pub fn ended_child() -> Option<Pid> {
+    let mut information = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the pointer is to a siginfo_t that lives through the call.
+    check(unsafe { libc::syscall(libc::SYS_waitid, libc::P_ALL, 0, information.as_mut_ptr(), flags, 0usize) }).ok()?;
+    // SAFETY: zeroed is a valid siginfo_t, and the kernel may have filled it.
+    let information = unsafe { information.assume_init() };
+    // SAFETY: waitid fills the child's part of the union, or leaves it zero.
+    Pid::from_raw(unsafe { information.si_pid() })
 }
 
 /// Ends the process at once: no handler, no destructor, nothing flushed.

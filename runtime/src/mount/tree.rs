@@ -65,6 +65,16 @@ pub fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno>
     move_mount(tree, c"", target, c"", flags)
 }
 
+/// A file system without any option, attached nowhere.
+///
+/// # Errors
+/// As [`FileSystem::make`].
+pub fn bare(kind: &CStr, attributes: u64) -> Result<OwnedFd, Errno> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::from_bits_retain(attributes as u32))
+}
+
 /// A file system that is to be made: all strings ready, so that the child only makes calls.
 #[derive(Debug)]
 pub struct FileSystem {

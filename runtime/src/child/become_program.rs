@@ -1,0 +1,167 @@
+//! From "inside the container, as root" to the program. The order is the security argument.
+
+use std::convert::Infallible;
+use std::ffi::CStr;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+
+use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, statat};
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_keep_capabilities, set_no_new_privs};
+
+use super::report::{Step, Stuck, at, nth, say_and_wait, say_number_and_wait, wait, write};
+use crate::plan::{Capabilities, Gate, Process};
+use crate::{seccomp, sys};
+
+pub fn become_program(process: &Process, gate: &Gate, socket: BorrowedFd<'_>) -> Result<Infallible, Stuck> {
+    if let Some((input, output)) = &process.stdio {
+        at(Step::Descriptors, sys::dup_to(input.as_fd(), 0))?;
+        at(Step::Descriptors, sys::dup_to(output.as_fd(), 1))?;
+        at(Step::Descriptors, sys::dup_to(output.as_fd(), 2))?;
+    }
+    // As root first, since the user may not be able to reach it; else again as the user, below.
+    let reached = change_folder(&process.cwd)?;
+    if let Some(name) = &process.keyring {
+        match sys::join_session_keyring(name) {
+            Ok(()) | Err(Errno::NOSYS) => {} // a kernel without keyrings has none to leave
+            Err(errno) => return at(Step::Keyring, Err(errno)),
+        }
+    }
+    if let Some(domain) = process.personality {
+        at(Step::Personality, sys::personality(domain))?;
+    }
+    if !process.no_new_privileges {
+        load_filter(process, socket)?; // it needs CAP_SYS_ADMIN, which the next step gives up: seccomp(2)
+    }
+    assume_identity(process)?;
+    if !reached {
+        at(Step::Cwd, rustix::process::chdir(process.cwd.as_c_str()))?;
+    }
+    inside_root()?;
+    let program = find_program(process)?; // before the gate: `create` tells that a program is missing, not `start`
+    if process.no_new_privileges {
+        at(Step::NoNewPrivileges, set_no_new_privs(true))?;
+        load_filter(process, socket)?; // as late as possible: fewer calls that the profile has to allow
+    }
+    let told = pass_gate(gate, socket)?;
+    let end = close_and_exec(process, program);
+    if let (Some(told), Err(Stuck { step, index, errno })) = (told, end) {
+        // Behind the gate it is `start` that listens, not `create`. If it has gone too, nobody is left to tell.
+        let _ = write(told, step, index, errno.raw_os_error());
+        sys::exit(1);
+    }
+    end
+}
+
+/// Whether the folder could be reached; a refusal for lack of permission may end when the user is another one.
+fn change_folder(cwd: &CStr) -> Result<bool, Stuck> {
+    match rustix::process::chdir(cwd) {
+        Ok(()) => Ok(true),
+        Err(Errno::PERM | Errno::ACCESS) => Ok(false),
+        Err(errno) => at(Step::Cwd, Err(errno)),
+    }
+}
+
+/// A working folder that was reached through a leaked descriptor lies outside the root (CVE-2024-21626).
+fn inside_root() -> Result<(), Stuck> {
+    let mut path = [0; libc::PATH_MAX as usize];
+    match sys::working_folder(&mut path) {
+        Ok(_) if path[0] == b'/' => Ok(()),
+        Ok(_) | Err(Errno::NOENT) => at(Step::CwdOutside, Err(Errno::NOENT)),
+        Err(errno) => at(Step::CwdOutside, Err(errno)),
+    }
+}
+
+fn load_filter(process: &Process, socket: BorrowedFd<'_>) -> Result<(), Stuck> {
+    let Some(filter) = &process.filter else { return Ok(()) };
+    if let Some(listener) = at(Step::Seccomp, seccomp::load(filter))? {
+        // The parent takes it: under the filter this process may not be able to send it any more.
+        let number = u16::try_from(listener.as_raw_fd()).unwrap_or(u16::MAX);
+        at(Step::SeccompListener, say_number_and_wait(socket, Step::SeccompListener, number))?;
+    }
+    Ok(())
+}
+
+/// Gives up what is not kept: capabilities(7), "Effect of user ID changes on capabilities".
+fn assume_identity(process: &Process) -> Result<(), Stuck> {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(process.umask));
+    if let Some(capabilities) = &process.capabilities {
+        for number in 0..u64::BITS {
+            if capabilities.bounding >> number & 1 == 0 {
+                match sys::drop_from_bounding(number) {
+                    Ok(()) => {}
+                    Err(Errno::INVAL) => break, // beyond the last that this kernel has
+                    Err(errno) => return nth(Step::Bounding, number as u16, Err(errno)),
+                }
+            }
+        }
+        at(Step::Capabilities, set_keep_capabilities(true))?;
+    }
+    if let Some(groups) = &process.groups {
+        at(Step::Groups, rustix::thread::set_thread_groups(groups))?;
+    }
+    let (uid, gid) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
+    at(Step::User, rustix::thread::set_thread_res_gid(gid, gid, gid))?;
+    at(Step::User, rustix::thread::set_thread_res_uid(uid, uid, uid))?;
+    if let Some(capabilities) = &process.capabilities {
+        at(Step::Capabilities, set_keep_capabilities(false))?;
+        at(Step::Capabilities, set_capabilities(None, sets(capabilities)))?;
+        for number in 0..u64::BITS {
+            if capabilities.ambient >> number & 1 == 1 {
+                nth(Step::Ambient, number as u16, sys::raise_ambient(number))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn sets(capabilities: &Capabilities) -> CapabilitySets {
+    CapabilitySets {
+        effective: CapabilitySet::from_bits_retain(capabilities.effective),
+        permitted: CapabilitySet::from_bits_retain(capabilities.permitted),
+        inheritable: CapabilitySet::from_bits_retain(capabilities.inheritable),
+    }
+}
+
+/// The first candidate that this user may execute. A file that is there and may not be executed is told rather than one
+/// that is not there.
+fn find_program(process: &Process) -> Result<&CStr, Stuck> {
+    let mut answer = Errno::NOENT;
+    for path in &process.candidates {
+        match executable(path) {
+            Ok(()) => return Ok(path),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(errno) => answer = errno,
+        }
+    }
+    at(Step::Program, Err(answer))
+}
+
+fn executable(path: &CStr) -> Result<(), Errno> {
+    let there = statat(CWD, path, AtFlags::empty())?;
+    if FileType::from_raw_mode(there.st_mode) == FileType::Directory {
+        return Err(Errno::ISDIR);
+    }
+    accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)
+}
+
+/// Tells the parent that everything is ready and waits to be let through. Gives the descriptor on which failures from here
+/// on are told, if that is no longer the parent.
+fn pass_gate<'a>(gate: &'a Gate, socket: BorrowedFd<'_>) -> Result<Option<BorrowedFd<'a>>, Stuck> {
+    match gate {
+        Gate::Parent => {
+            at(Step::Gate, say_and_wait(socket, Step::Gate))?;
+            Ok(None)
+        }
+        Gate::Fifo { gate, result } => {
+            at(Step::Gate, write(socket, Step::Gate, 0, 0))?;
+            at(Step::Gate, wait(gate.as_fd()))?;
+            Ok(Some(result.as_fd()))
+        }
+    }
+}
+
+fn close_and_exec(process: &Process, program: &CStr) -> Result<Infallible, Stuck> {
+    at(Step::Descriptors, sys::close_on_exec_from(process.first_closed))?;
+    at(Step::Exec, sys::execve(program, &process.argv, &process.environment))
+}

@@ -1,0 +1,207 @@
+//! The command line: what runc's callers send, and the answers they read. One file a command, each a list of steps.
+
+mod create;
+mod delete;
+mod events;
+mod exec;
+mod features;
+mod flags;
+mod foreground;
+mod kill;
+mod list;
+mod log;
+mod pause;
+mod ps;
+mod run;
+mod spec;
+mod start;
+mod state;
+mod update;
+
+use std::path::{Path, PathBuf};
+
+pub use create::connect_to;
+
+use flags::{Order, Parsed, parse, switch, value};
+use log::Log;
+
+use crate::error::Failed;
+use crate::{bundle, cgroup, seccomp};
+
+/// What a command ends with if not with success.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0}")]
+    Usage(String),
+    /// A refusal in words that callers match.
+    #[error("{0}")]
+    Refused(String),
+    #[error("unable to start container process: {0}")]
+    Start(String),
+    #[error(transparent)]
+    Bundle(#[from] bundle::Error),
+    #[error(transparent)]
+    State(#[from] crate::state::Error),
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
+    #[error(transparent)]
+    Seccomp(#[from] seccomp::Error),
+    #[error(transparent)]
+    Hook(#[from] crate::hooks::Error),
+    #[error(transparent)]
+    Failed(#[from] Failed),
+}
+
+/// What stands before the command.
+pub struct Global {
+    /// Absolute.
+    pub root: PathBuf,
+    /// Whether `--root` was given: a default root that is not there is no error.
+    pub root_given: bool,
+    pub log: Log,
+    /// Containers get no cgroup of their own.
+    pub no_cgroups: bool,
+}
+
+const GLOBAL: &[flags::Flag] = &[
+    value(&["root"]),
+    value(&["log"]),
+    value(&["log-format"]),
+    switch(&["debug"]),
+    switch(&["systemd-cgroup"]),
+    value(&["rootless"]),
+    value(&["cgroup-manager"]),
+    value(&["criu"]),
+    switch(&["version", "v"]),
+    switch(&["help", "h"]),
+];
+
+/// Which program we are called as: `runc` gets runc's answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Name {
+    Tare,
+    Runc,
+}
+
+type Command = fn(&Global, &[String]) -> Result<i32, Error>;
+
+/// Each command: its name, what it does in a line, and its function. `help` prints this.
+const COMMANDS: &[(&str, &str, Command)] = &[
+    ("create", "create a container, which then waits for start", create::main),
+    ("delete", "remove what a stopped container holds", delete::main),
+    ("events", "print statistics and out-of-memory events", events::main),
+    ("exec", "run one more process in a container", exec::main),
+    ("features", "print what this runtime supports, as JSON", features::main),
+    ("kill", "send a signal to a container's first process", kill::main),
+    ("list", "list the containers of this root", list::main),
+    ("pause", "stop all processes of a container", pause::pause),
+    ("ps", "list the processes of a container", ps::main),
+    ("resume", "let the processes of a paused container go on", pause::resume),
+    ("run", "create and start a container", run::main),
+    ("spec", "write a config.json to begin with", spec::main),
+    ("start", "run the program of a created container", start::main),
+    ("state", "print the state of a container, as JSON", state::main),
+    ("update", "change the limits of a container", update::main),
+];
+
+/// Reads the command line, does what it says and returns the exit code.
+pub fn main(words: Vec<String>) -> i32 {
+    let name = match words.first().map(|path| path.rsplit('/').next().unwrap_or(path)) {
+        Some("runc") => Name::Runc,
+        _ => Name::Tare,
+    };
+    let parsed = match parse(words.get(1..).unwrap_or_default(), GLOBAL, Order::First) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            Log::default().error(&error.to_string());
+            return 1;
+        }
+    };
+    if parsed.is_set("version") {
+        print!("{}", features::version(name));
+        return 0;
+    }
+    let Some((command, rest)) = parsed.words.split_first() else {
+        print!("{}", help(name));
+        return 0;
+    };
+    if parsed.is_set("help") || command == "help" || command == "h" {
+        print!("{}", help(name));
+        return 0;
+    }
+    let (log, opened) = Log::open(parsed.value("log"), parsed.value("log-format"), parsed.is_set("debug"));
+    let log_error = |error: &Error| log.error(&error.to_string());
+    if let Err(error) = opened {
+        Log::default().error(&error);
+        return 1;
+    }
+    let Some((_, _, run)) = COMMANDS.iter().find(|(known, _, _)| known == command) else {
+        log.error(&format!("no such command: {command}"));
+        return 3;
+    };
+    let global = match global(&parsed, name, log.clone()) {
+        Ok(global) => global,
+        Err(error) => {
+            log_error(&error);
+            return 1;
+        }
+    };
+    match run(&global, rest) {
+        Ok(code) => code,
+        Err(error) => {
+            log_error(&error);
+            if command == "exec" { 255 } else { 1 }
+        }
+    }
+}
+
+fn global(parsed: &Parsed, name: Name, log: Log) -> Result<Global, Error> {
+    if parsed.is_set("systemd-cgroup") {
+        return Err(Error::Usage(
+            "--systemd-cgroup: the systemd driver is not supported yet; without it cgroupfs is used".into(),
+        ));
+    }
+    match parsed.value("rootless") {
+        None | Some("auto" | "false") => {}
+        Some("true") => return Err(Error::Usage("--rootless=true: running without root is not supported yet".into())),
+        Some(other) => return Err(Error::Usage(format!("--rootless: {other:?} is not one of true, false and auto"))),
+    }
+    let no_cgroups = match parsed.value("cgroup-manager") {
+        None | Some("cgroupfs") => false,
+        Some("disabled") => true,
+        Some("systemd") => {
+            return Err(Error::Usage("--cgroup-manager=systemd: the systemd driver is not supported yet".into()));
+        }
+        Some(other) => {
+            return Err(Error::Usage(format!("--cgroup-manager: {other:?} is not one of cgroupfs and disabled")));
+        }
+    };
+    let default = match name {
+        Name::Tare => "/run/tare",
+        Name::Runc => "/run/runc",
+    };
+    let root = Path::new(parsed.value("root").unwrap_or(default));
+    let root =
+        std::path::absolute(root).map_err(|error| Error::Usage(format!("--root {}: {error}", root.display())))?;
+    Ok(Global { root, root_given: parsed.value("root").is_some(), log, no_cgroups })
+}
+
+fn help(name: Name) -> String {
+    let program = if name == Name::Runc { "runc" } else { "tare" };
+    let mut text = format!(
+        "{program} runs containers from OCI bundles.\n\nUsage: {program} [--root DIR] [--log FILE] [--log-format text|json] \
+         [--debug] COMMAND …\n\nCommands:\n"
+    );
+    for (command, what, _) in COMMANDS {
+        text += &format!("  {command:<10} {what}\n");
+    }
+    text + "\nThe flags of each command are runc's.\n"
+}
+
+/// The one container id that a command takes, and nothing else.
+fn only_id(command: &str, words: &[String]) -> Result<crate::state::Id, Error> {
+    match words {
+        [id] => Ok(crate::state::Id::new(id)?),
+        _ => Err(Error::Usage(format!("\"{command}\" requires exactly 1 argument: the container's id"))),
+    }
+}

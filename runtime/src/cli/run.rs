@@ -1,0 +1,47 @@
+//! `tare run`: create, start, and in the foreground wait and clean up.
+//!
+//! Source: runc-run(8).
+
+use super::create::{Asked, FLAGS, console};
+use super::flags::{Order, parse};
+use super::foreground::{Foreground, Terminal};
+use super::{Error, Global};
+use crate::bundle::Bundle;
+use crate::container::{self, Container};
+use crate::error::Doing as _;
+use crate::hooks::{self, When};
+
+pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
+    let parsed = parse(words, FLAGS, Order::Anywhere)?;
+    let asked = Asked::read("run", &parsed)?;
+    let detach = parsed.is_set("detach");
+    let bundle = Bundle::open(&asked.bundle)?; // every refusal is made here, by field name
+    if !detach && !parsed.is_set("no-subreaper") {
+        // What the container leaves behind comes to us and not to whoever started us.
+        rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
+            .doing(|| "becoming a subreaper".into())?;
+    }
+    let given = console(&bundle, asked.console_socket.as_deref(), detach)?;
+    let (terminal, ours) = match given {
+        None if bundle.process().terminal => {
+            let (theirs, ours) = Terminal::pair()?;
+            (Some(theirs), Some(ours))
+        }
+        given => (given, None),
+    };
+    let foreground = if detach { None } else { Some(Foreground::begin()?) }; // before there is a child to forward to
+    let container = Container::create(global, &asked.id, bundle, asked.options(terminal)?, container::Start::Now)?;
+    container.write_pid(asked.pid_file.as_deref())?;
+    container.start()?;
+    let kept = container.keep()?;
+    if let Err(error) = hooks::run(When::Poststart, &kept.state) {
+        super::delete::remove(global, &asked.id, true)?;
+        return Err(error.into());
+    }
+    let Some(foreground) = foreground else { return Ok(0) };
+    let code = foreground.wait(&kept.init, ours)?;
+    if !parsed.is_set("keep") {
+        super::delete::remove(global, &asked.id, false)?;
+    }
+    Ok(code)
+}

@@ -1,0 +1,488 @@
+//! A container from bundle to gate: the steps that `create` and `run` share.
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::process::{PidfdGetfdFlags, Rlimit, pidfd_getfd, prlimit};
+
+use crate::bundle::Bundle;
+use crate::cgroup::{Cgroup, CgroupPath, Join, Settings};
+use crate::child::{self, Init, Report, Step, Stuck};
+use crate::cli::{Error, Global};
+use crate::error::{Doing as _, Failed, words};
+use crate::hooks::{self, When};
+use crate::mount::root::Target;
+use crate::plan::{self, CgroupView, Gate, Plan, Preserved, Terminal};
+use crate::seccomp::{self, Instruction, Program};
+use crate::spec;
+use crate::state::{Id, SavedFilter, State, StateDir, start_time};
+
+/// What the command line says beside the bundle.
+pub struct Options {
+    /// Gets the terminal's master.
+    pub terminal: Option<OwnedFd>,
+    /// Gets a handle to the first process.
+    pub pidfd_socket: Option<OwnedFd>,
+    pub no_pivot: bool,
+    pub no_new_keyring: bool,
+    pub preserved: Preserved,
+}
+
+/// Who lets the program run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// The same command, soon.
+    Now,
+    /// `tare start`.
+    Later,
+}
+
+/// A container whose first process waits at its gate. Dropped before [`Container::keep`], everything made for it is undone.
+pub struct Container {
+    pub init: Init,
+    pub state: State,
+    cgroup: Option<Cgroup>,
+    entry: StateDir,
+    program: String,
+}
+
+impl Container {
+    /// Makes everything up to the gate.
+    ///
+    /// # Errors
+    /// What cannot be done, by name; then nothing is left of it.
+    pub fn create(
+        global: &Global,
+        id: &Id,
+        bundle: Bundle,
+        options: Options,
+        start: Start,
+    ) -> Result<Container, Error> {
+        let linux = bundle.linux();
+        let filter = linux.seccomp.as_ref().map(seccomp::compile).transpose()?;
+        let path =
+            if global.no_cgroups { None } else { Some(CgroupPath::resolve(Some(&linux.cgroups_path), id.as_str())?) };
+        let resources = linux.resources.clone().unwrap_or_default();
+        let settings = path.as_ref().map(|path| Settings::for_create(path, &resources)).transpose()?;
+        let mut state = intent(id, &bundle, path.clone(), filter.as_ref());
+        let entry = StateDir::claim(&global.root, &state)?; // on disk before any side effect
+        let cgroup = match (&path, &settings) {
+            (Some(path), Some(settings)) => Some(Cgroup::create(path, settings)?),
+            _ => None,
+        };
+        let join = cgroup.as_ref().map(Cgroup::join).transpose()?.unwrap_or_default();
+        let into = join.into.as_ref().map(std::os::fd::AsFd::as_fd);
+        let socket = options.pidfd_socket.as_ref();
+        let (no_pivot, keyring) =
+            (options.no_pivot, (!options.no_new_keyring).then(|| format!("_ses.{}", id.as_str())));
+        let tasks = join.tasks;
+        let plan = plan(
+            &bundle,
+            cgroup.as_ref(),
+            filter,
+            tasks,
+            options.terminal,
+            no_pivot,
+            keyring,
+            options.preserved,
+            global,
+        )?;
+        let gate = if start == Start::Later { entry.make_gate()? } else { Gate::Parent };
+        let init = child::spawn(&plan, &gate, into)?; // from here on there is a process
+        state.pid = init.pid.as_raw_nonzero().get();
+        state.start_time = start_time(state.pid).map_or(0, |(time, _)| time);
+        entry.write(&state)?;
+        limit(&init, bundle.process())?;
+        if let Some(socket) = socket {
+            send_pidfd(socket.as_fd(), init.pidfd.as_fd(), b"standard")?;
+        }
+        let container = Container { init, state, cgroup, entry, program: bundle.process().args[0].clone() };
+        container.walk_to_gate(&plan, &bundle)?;
+        Ok(container)
+    }
+
+    /// Answers the child until it waits at its gate.
+    fn walk_to_gate(&self, plan: &Plan, bundle: &Bundle) -> Result<(), Error> {
+        loop {
+            match self.init.next()? {
+                Some(Report::Waits(Step::Gate, _)) => return Ok(()),
+                Some(Report::Waits(Step::Mappings, _)) => write_mappings(self.state.pid, bundle.linux())?,
+                Some(Report::Waits(Step::Hooks, _)) => {
+                    hooks::run(When::Prestart, &self.state)?;
+                    hooks::run(When::CreateRuntime, &self.state)?;
+                    hooks::run(When::CreateContainer, &self.state)?;
+                }
+                Some(Report::Waits(Step::SeccompListener, number)) => self.hand_over_listener(plan, bundle, number)?,
+                Some(Report::Waits(step, _)) => return Err(Error::Start(format!("waiting at {step:?}: not expected"))),
+                Some(Report::Stuck(stuck)) => return Err(Error::Start(sentence(stuck, plan, bundle, &self.program))),
+                None => return Err(Error::Start(self.silent_end())),
+            }
+            self.init.go_on()?;
+        }
+    }
+
+    /// Gives the seccomp listener to whoever the profile names, with the state that the specification asks for.
+    ///
+    /// Source: runtime-spec config-linux.md, "The Container Process State".
+    fn hand_over_listener(&self, plan: &Plan, bundle: &Bundle, number: u16) -> Result<(), Error> {
+        let listener = plan.process.filter.as_ref().and_then(|filter| filter.listener.as_ref());
+        let listener = listener.ok_or_else(|| Error::Start("a seccomp listener that no profile asked for".into()))?;
+        let fd = pidfd_getfd(&self.init.pidfd, i32::from(number), PidfdGetfdFlags::empty())
+            .doing(|| "taking over the seccomp listener".into())?;
+        let socket = crate::cli::connect_to(Path::new(&listener.path))?;
+        let state = serde_json::json!({
+            "ociVersion": bundle.spec.oci_version,
+            "fds": ["seccompFd"],
+            "pid": self.state.pid,
+            "metadata": listener.metadata,
+            "state": hooks::told(&self.state, "creating"),
+        });
+        Ok(send_fd(socket.as_fd(), fd.as_fd(), state.to_string().as_bytes())
+            .doing(|| format!("handing the seccomp listener to {}", listener.path))?)
+    }
+
+    /// Opens the gate of a container that was made with [`Start::Now`], and returns when the program runs.
+    ///
+    /// # Errors
+    /// A hook failed, or the program cannot be executed.
+    pub fn start(&self) -> Result<(), Error> {
+        hooks::run(When::StartContainer, &self.state)?;
+        self.init.go_on()?;
+        match self.init.next()? {
+            None => Ok(()),
+            Some(Report::Stuck(stuck)) => Err(Error::Start(last_steps(stuck, &self.program))),
+            Some(Report::Waits(step, _)) => Err(Error::Start(format!("waiting at {step:?}: not expected"))),
+        }
+    }
+
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_pid(&self, file: Option<&Path>) -> Result<(), Failed> {
+        file.map_or(Ok(()), |file| write_pid_file(file, self.state.pid))
+    }
+
+    /// Commits: from here on nothing is undone.
+    ///
+    /// # Errors
+    /// The state cannot be written.
+    pub fn keep(mut self) -> Result<Kept, Error> {
+        self.entry.commit(&self.state)?;
+        self.init.keep();
+        if let Some(cgroup) = &mut self.cgroup {
+            cgroup.keep();
+        }
+        Ok(Kept { init: self.init, state: self.state })
+    }
+
+    /// Why a child may end without a word: somebody killed it, most likely the kernel for want of memory.
+    fn silent_end(&self) -> String {
+        let hint = match &self.state.process.oom_score_adj {
+            _ if self.cgroup.is_some() => " (killed; is the memory limit too small for it?)",
+            _ => " (killed)",
+        };
+        format!("the container's first process ended before its program ran{hint}")
+    }
+}
+
+/// A container that runs, or waits for `start`.
+pub struct Kept {
+    pub init: Init,
+    pub state: State,
+}
+
+/// What is written down before anything is made.
+fn intent(id: &Id, bundle: &Bundle, cgroup: Option<CgroupPath>, filter: Option<&Program>) -> State {
+    State {
+        oci_version: bundle.spec.oci_version.clone(),
+        id: id.clone(),
+        pid: 0,
+        start_time: 0,
+        bundle: bundle.dir.clone(),
+        rootfs: bundle.rootfs.clone(),
+        created: SystemTime::now(),
+        annotations: bundle.spec.annotations.clone(),
+        cgroup,
+        process: bundle.process().clone(),
+        hooks: bundle.spec.hooks.clone().unwrap_or_default(),
+        filter: filter.map(SavedFilter::of),
+        own_pid_namespace: bundle.namespace("pid").is_some_and(|namespace| namespace.path.is_empty()),
+        namespaces: bundle
+            .linux()
+            .namespaces
+            .iter()
+            .filter_map(|namespace| plan::namespace_flag(&namespace.kind))
+            .sum(),
+    }
+}
+
+impl SavedFilter {
+    pub fn of(program: &Program) -> SavedFilter {
+        let instructions = program.instructions.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect();
+        SavedFilter { flags: program.flags, instructions }
+    }
+
+    pub fn program(&self) -> Program {
+        let instructions = self.instructions.iter().map(|&(code, jt, jf, k)| Instruction { code, jt, jf, k }).collect();
+        Program { instructions, flags: self.flags, listener: None }
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // each is a different thing, and all of them are only passed on
+fn plan(
+    bundle: &Bundle,
+    cgroup: Option<&Cgroup>,
+    filter: Option<Program>,
+    cgroup_tasks: Vec<OwnedFd>,
+    terminal: Option<OwnedFd>,
+    no_pivot: bool,
+    keyring: Option<String>,
+    preserved: Preserved,
+    global: &Global,
+) -> Result<Plan, Error> {
+    let linux = bundle.linux();
+    let namespaces = plan::namespaces(bundle)?;
+    let own_mounts = bundle.namespace("mount").is_some_and(|namespace| namespace.path.is_empty());
+    let view = cgroup_view(cgroup, namespaces.new_cgroup);
+    let filesystem = if own_mounts { Some(plan::filesystem(bundle, &view, no_pivot)?) } else { None };
+    let root = root_folder(bundle)?;
+    let mut process =
+        plan::process(bundle.process(), filter, root.as_fd(), preserved, &mut |text| global.log.warn(&text))?;
+    process.keyring = keyring.map(|name| std::ffi::CString::new(name).expect("an id has no zero byte"));
+    process.personality = linux.personality.as_ref().and_then(|personality| plan::personality(&personality.domain));
+    let c_string = |field: &str, text: &str| plan::c_string(field, text);
+    let name = |field, text: &String| (!text.is_empty()).then(|| c_string(field, text)).transpose();
+    Ok(Plan {
+        hostname: name("hostname", &bundle.spec.hostname)?,
+        domainname: name("domainname", &bundle.spec.domainname)?,
+        namespaces,
+        cgroup_tasks,
+        filesystem,
+        sysctl: linux
+            .sysctl
+            .iter()
+            .map(|(key, value)| {
+                let path = format!("sys/{}", crate::bundle::sysctl_path(key));
+                Ok((c_string("linux.sysctl", &path)?, c_string("linux.sysctl", value)?))
+            })
+            .collect::<Result<_, Failed>>()?,
+        terminal: terminal.map(|socket| terminal_of(bundle.process(), socket, own_mounts)),
+        hooks_wait: hooks::any_before_start(&bundle.spec),
+        process,
+    })
+}
+
+/// The terminal that a process asks for.
+pub fn terminal_of(process: &spec::Process, socket: OwnedFd, console: bool) -> Terminal {
+    Terminal {
+        socket,
+        size: process.console_size.map(|size| (size.height, size.width)),
+        console,
+        console_target: Target::new("/dev/console").expect("a constant without zero bytes"),
+    }
+}
+
+fn root_folder(bundle: &Bundle) -> Result<OwnedFd, Failed> {
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::openat(rustix::fs::CWD, &bundle.rootfs, flags, rustix::fs::Mode::empty())
+        .doing(|| format!("opening the root file system {}", bundle.rootfs.display()))
+}
+
+fn cgroup_view(cgroup: Option<&Cgroup>, namespace: bool) -> CgroupView<'_> {
+    let mut view = CgroupView { unified: true, namespace, hierarchies: Vec::new(), folder: None };
+    match cgroup.map(Cgroup::path) {
+        Some(CgroupPath::V2 { path, .. }) => view.folder = Some(path),
+        Some(CgroupPath::V1 { .. }) => {
+            view.unified = false;
+            let folders = cgroup.into_iter().flat_map(Cgroup::directories);
+            view.hierarchies = folders.map(|h| (h.controllers.join(","), h.path.as_path())).collect();
+        }
+        None => {}
+    }
+    view
+}
+
+/// Limits and the score for the out-of-memory killer, set from outside while the child still builds its root: raising a
+/// hard limit takes this process's privileges, not the container's.
+pub fn limit(init: &Init, process: &spec::Process) -> Result<(), Failed> {
+    for limit in &process.rlimits {
+        let Some(kind) = plan::rlimit(&limit.kind) else { continue }; // checked with the bundle
+        let bound = |value: u64| (value != u64::MAX).then_some(value);
+        let new = Rlimit { current: bound(limit.soft), maximum: bound(limit.hard) };
+        prlimit(Some(init.pid), kind, new)
+            .doing(|| format!("setting {} to {} (hard {})", limit.kind, limit.soft, limit.hard))?;
+    }
+    if let Some(score) = process.oom_score_adj {
+        let path = format!("/proc/{}/oom_score_adj", init.pid.as_raw_nonzero());
+        std::fs::write(&path, score.to_string()).doing(|| format!("setting process.oomScoreAdj to {score}"))?;
+    }
+    Ok(())
+}
+
+/// Source: user_namespaces(7), "User and group ID mappings".
+fn write_mappings(pid: i32, linux: &spec::Linux) -> Result<(), Failed> {
+    for (file, field, mappings) in
+        [("uid_map", "linux.uidMappings", &linux.uid_mappings), ("gid_map", "linux.gidMappings", &linux.gid_mappings)]
+    {
+        let lines: String = mappings.iter().map(|m| format!("{} {} {}\n", m.container_id, m.host_id, m.size)).collect();
+        std::fs::write(format!("/proc/{pid}/{file}"), lines).doing(|| format!("writing {field}"))?;
+    }
+    Ok(())
+}
+
+/// Decimal, without a newline, in place at once: whoever waits for the file reads the whole pid.
+pub fn write_pid_file(file: &Path, pid: i32) -> Result<(), Failed> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let aside: PathBuf = file.with_file_name(format!(".{name}"));
+    let write = || std::fs::write(&aside, pid.to_string()).and_then(|()| std::fs::rename(&aside, file));
+    write().doing(|| format!("writing the pid file {}", file.display()))
+}
+
+/// Sends a process handle, as containerd and others take it with `--pidfd-socket`.
+pub fn send_pidfd(socket: BorrowedFd<'_>, pidfd: BorrowedFd<'_>, name: &[u8]) -> Result<(), Failed> {
+    send_fd(socket, pidfd, name).doing(|| "sending the process's pidfd".into())
+}
+
+fn send_fd(socket: BorrowedFd<'_>, fd: BorrowedFd<'_>, data: &[u8]) -> Result<(), rustix::io::Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    sendmsg(socket, &[IoSlice::new(data)], &mut control, SendFlags::NOSIGNAL).map(|_| ())
+}
+
+/// What went wrong in the child, told with the names that only the plan has.
+pub fn sentence(stuck: Stuck, plan: &Plan, bundle: &Bundle, program: &str) -> String {
+    let Stuck { step, index, errno } = stuck;
+    let index = usize::from(index);
+    let path =
+        |target: Option<&Target>| target.map_or("?".into(), |target| format!("/{}", target.path().to_string_lossy()));
+    let files = plan.filesystem.as_ref();
+    let what = match step {
+        Step::Mount => {
+            let mount = files.and_then(|files| files.mounts.get(index));
+            let place = path(mount.map(|mount| &mount.target));
+            match mount.map(|mount| (&mount.what, mount.ordinary)) {
+                Some((plan::What::FileSystem(made), true))
+                    if matches!(errno, rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) =>
+                {
+                    format!(
+                        "mounting {} at {place}: it must be mounted on an ordinary directory",
+                        made.kind.to_string_lossy()
+                    )
+                }
+                Some((plan::What::FileSystem(made), _)) => {
+                    format!("mounting {} at {place}", made.kind.to_string_lossy())
+                }
+                Some((plan::What::Tree(_), _)) => {
+                    let mounts = bundle.spec.mounts.iter();
+                    let source = mounts
+                        .filter(|m| crate::bundle::cleaned(&m.destination) == place)
+                        .map(|m| &m.source)
+                        .next_back();
+                    format!("mounting {} at {place}", source.map_or("a source", |source| source))
+                }
+                _ => format!("preparing {place}"),
+            }
+        }
+        Step::Device => {
+            format!("making the device {}", path(files.and_then(|f| f.nodes.get(index)).map(|n| &n.target)))
+        }
+        Step::Link => {
+            format!("making the link {}", path(files.and_then(|f| f.links.get(index)).map(|(target, _)| target)))
+        }
+        Step::Masked => format!("masking {}", path(files.and_then(|f| f.masked.get(index)))),
+        Step::ReadOnly => format!("making {} read-only", path(files.and_then(|f| f.read_only.get(index)))),
+        Step::Sysctl => {
+            let name = bundle.linux().sysctl.keys().nth(index).map_or("?", |name| name);
+            format!("setting linux.sysctl.{name}")
+        }
+        Step::Root => format!("mounting the root file system {}", bundle.rootfs.display()),
+        Step::Hostname => format!("setting the hostname to {:?}", bundle.spec.hostname),
+        Step::Domainname => format!("setting the domain name to {:?}", bundle.spec.domainname),
+        Step::Namespace => {
+            let kind = plan.namespaces.joined.get(index).map_or(0, |(_, kind)| *kind);
+            let name = plan::namespace_kinds().find(|name| plan::namespace_flag(name) == Some(kind)).unwrap_or("?");
+            format!("joining the {name} namespace")
+        }
+        _ => return last_steps_of(stuck, program, &plan.process.cwd.to_string_lossy()),
+    };
+    format!("{what}: {}", words(errno))
+}
+
+/// The same for a process that joins, whose plan has no mounts.
+pub fn last_steps(stuck: Stuck, program: &str) -> String {
+    last_steps_of(stuck, program, "process.cwd")
+}
+
+/// Steps that every process walks.
+pub fn last_steps_of(Stuck { step, index, errno }: Stuck, program: &str, cwd: &str) -> String {
+    let what = match step {
+        Step::Program | Step::Exec => return no_program(program, errno),
+        Step::Cwd => format!("changing to the working folder {cwd}"),
+        Step::CwdOutside => {
+            return format!(
+                "process.cwd: {cwd} is outside of container mount namespace root -- possible container breakout detected"
+            );
+        }
+        Step::Signals => "resetting signals".into(),
+        Step::Session => "starting a session".into(),
+        Step::Cgroup => "joining the cgroup".into(),
+        Step::Mappings => "waiting for the user namespace's mappings".into(),
+        Step::CgroupNamespace => "making a cgroup namespace".into(),
+        Step::Loopback => "bringing up the loopback interface".into(),
+        Step::HostPropagation => "cutting the ties to the host's mounts".into(),
+        Step::Terminal => "opening a terminal".into(),
+        Step::Console => "mounting the terminal at /dev/console".into(),
+        Step::Hooks => "waiting for hooks".into(),
+        Step::Null => "opening the null device".into(),
+        Step::PivotRoot => "changing the root".into(),
+        Step::RootPropagation => "setting linux.rootfsPropagation".into(),
+        Step::ReadonlyRoot => "making the root read-only".into(),
+        Step::Procfs => "mounting proc for linux.sysctl".into(),
+        Step::Keyring => "joining a new session keyring".into(),
+        Step::Personality => "setting linux.personality".into(),
+        Step::Seccomp => "loading the seccomp filter".into(),
+        Step::SeccompListener => "handing over the seccomp listener".into(),
+        Step::Bounding | Step::Ambient => {
+            let name = crate::capability::NAMES.get(usize::from(index)).unwrap_or(&"a capability");
+            format!("setting process.capabilities: {name}")
+        }
+        Step::Capabilities => "setting process.capabilities".into(),
+        Step::Groups => "setting process.user.additionalGids".into(),
+        Step::User => "setting process.user".into(),
+        Step::NoNewPrivileges => "setting process.noNewPrivileges".into(),
+        Step::Gate => "waiting to be started".into(),
+        Step::Descriptors => "closing file descriptors".into(),
+        Step::Mount
+        | Step::Device
+        | Step::Link
+        | Step::Masked
+        | Step::ReadOnly
+        | Step::Sysctl
+        | Step::Root
+        | Step::Hostname
+        | Step::Domainname
+        | Step::Namespace => format!("{step:?}"),
+    };
+    format!("{what}: {}", words(errno))
+}
+
+/// The words by which docker, podman and the kubelet choose an exit code.
+fn no_program(program: &str, errno: rustix::io::Errno) -> String {
+    use rustix::io::Errno;
+    match (errno, program.contains('/')) {
+        (Errno::NOENT, false) => format!("exec: {program:?}: executable file not found in $PATH"),
+        (Errno::NOENT, true) => format!("exec: {program:?}: stat {program}: no such file or directory"),
+        (Errno::ISDIR, _) => format!("exec: {program:?}: is a directory"),
+        _ => format!("exec: {program:?}: {}", words(errno)),
+    }
+}
+
+/// How a process joins the container's cgroups again.
+pub fn join_again(state: &State) -> Result<Join, Error> {
+    Ok(state.cgroup.clone().map(|path| Cgroup::open(path).join()).transpose()?.unwrap_or_default())
+}
