@@ -76,10 +76,14 @@ impl Error {
 /// The kernel refuses longer programs: `BPF_MAXINSNS`, linux/bpf_common.h.
 const MAX_INSTRUCTIONS: usize = 4096;
 
-/// Compiles the profile for the machine that this was built for.
+/// Compiles the profile for this machine and its kernel.
 pub fn compile(profile: &spec::Seccomp) -> Result<Program, Error> {
+    compile_for(profile, load::kernel_may_know_x32())
+}
+
+fn compile_for(profile: &spec::Seccomp, x32: bool) -> Result<Program, Error> {
     let profile = profile::read(profile)?;
-    let blocks = rules::resolve(&profile);
+    let blocks = rules::resolve(&profile, x32);
     let instructions = tree::program(&blocks);
     if instructions.len() > MAX_INSTRUCTIONS {
         let length = instructions.len();

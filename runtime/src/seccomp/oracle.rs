@@ -13,7 +13,7 @@ use std::os::fd::AsRawFd as _;
 use super::abi::{Abi, Row, X32_BIT, door};
 use super::interpret::{Call, run};
 use super::profile::{self, Operator, Profile};
-use super::{Instruction, compile};
+use super::{Instruction, compile_for};
 use crate::spec::Seccomp;
 
 type Init = unsafe extern "C" fn(u32) -> *mut c_void;
@@ -141,7 +141,7 @@ fn assert_alike(library: &Library, json: &serde_json::Value) {
     let text = json.to_string();
     let seccomp: Seccomp = serde_json::from_str(&text).unwrap();
     let profile = profile::read(&seccomp).unwrap();
-    let ours = compile(&seccomp).unwrap().instructions;
+    let ours = compile_for(&seccomp, true).unwrap().instructions;
     let theirs = peer_program(library, &seccomp, &profile);
     let tested: Vec<&profile::Test> = profile.rules.iter().flat_map(|rule| rule.tests.iter().flatten()).collect();
     let mut arguments = vec![[0; 6], [u64::MAX; 6]];
@@ -354,7 +354,7 @@ fn many_tests_of_one_call_mean_what_the_profile_says() {
             .collect();
         let json = serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": syscalls});
         let seccomp: Seccomp = serde_json::from_value(json.clone()).unwrap();
-        let (profile, program) = (profile::read(&seccomp).unwrap(), compile(&seccomp).unwrap());
+        let (profile, program) = (profile::read(&seccomp).unwrap(), compile_for(&seccomp, true).unwrap());
         let number = Abi::NATIVE.number(Row::find("ioctl", None).unwrap()).unwrap();
         for _ in 0..100 {
             let mut arguments = [0; 6];

@@ -148,6 +148,9 @@ pub fn operators() -> impl Iterator<Item = &'static str> {
     OPERATOR_WORDS.iter().map(|(word, _)| *word)
 }
 
+/// What the kernel says of a call that it does not know: `SECCOMP_RET_ERRNO` with that number.
+pub const ENOSYS: u32 = 0x0005_0000 | 38;
+
 /// Reads the profile.
 pub fn read(seccomp: &spec::Seccomp) -> Result<Profile, Error> {
     let default_action = word(ACTION_WORDS, &seccomp.default_action, || ".defaultAction".into())?;
@@ -227,7 +230,6 @@ fn verdict(action: Action, errno: Option<u32>, field: impl FnOnce() -> String) -
 /// `ENOSYS` for calls newer than the profile. A default that lets calls pass is left alone: the author has decided. So is
 /// a tracer's, which should be the one to know.
 fn unknown(action: Action, default: u32) -> Option<u32> {
-    const ENOSYS: u32 = 0x0005_0000 | 38;
     let passes = matches!(action, Action::Allow | Action::Log | Action::Trace);
     (!passes && default != ENOSYS).then_some(ENOSYS)
 }

@@ -3,7 +3,7 @@
 use super::Instruction;
 use super::assemble::{Assembler, Compare, Target};
 use super::profile::{Operator, Test};
-use super::rules::{BAD_ARCHITECTURE, Block, Choice, Range, Verdict};
+use super::rules::{Alternative, BAD_ARCHITECTURE, Block, Choice, Range, Verdict};
 
 // Offsets in struct seccomp_data, linux/seccomp.h.
 const NUMBER: u32 = 0;
@@ -18,12 +18,30 @@ pub fn program(blocks: &[Block]) -> Vec<Instruction> {
     // Written from the end, so that the first block, the native one, is asked for first and is nearest.
     for block in blocks.iter().rev() {
         let mut choices = Choices { code: &mut code, block, written: vec![None; block.choices.len()] };
-        let search = choices.search(&block.ranges);
+        let search = choices.search(&groups(&block.ranges));
         let by_number = code.load(NUMBER, search);
         start = code.branch(Compare::Equal, block.audit, by_number, start);
     }
     let start = code.load(ARCH, start);
     code.finish(start)
+}
+
+/// Cuts the ranges into groups: one verdict, and at most three single numbers that stand out of it. Such a number costs one
+/// comparison in its group and would cost two in the search.
+fn groups(ranges: &[Range]) -> Vec<&[Range]> {
+    const OUTSTANDING: usize = 3;
+    let mut groups = Vec::with_capacity(ranges.len());
+    let mut rest = ranges;
+    while !rest.is_empty() {
+        let stands_out = |at: usize| {
+            at + 1 < rest.len() && rest[at + 1].first == rest[at].first + 1 && rest[at + 1].verdict == rest[0].verdict
+        };
+        let singles = (0..OUTSTANDING).take_while(|single| stands_out(2 * single + 1)).count();
+        let (group, after) = rest.split_at(2 * singles + 1);
+        groups.push(group);
+        rest = after;
+    }
+    groups
 }
 
 struct Choices<'a> {
@@ -34,22 +52,23 @@ struct Choices<'a> {
 }
 
 impl Choices<'_> {
-    fn search(&mut self, ranges: &[Range]) -> Target {
-        match ranges {
-            [one] => self.leaf(one.verdict),
-            // One number that differs from its surroundings costs one comparison, not two.
-            [before, one, after] if before.verdict == after.verdict && after.first == one.first + 1 => {
-                let around = self.leaf(before.verdict);
-                let equal = self.leaf(one.verdict);
-                self.code.branch(Compare::Equal, one.first, equal, around)
-            }
-            _ => {
-                let (low, high) = ranges.split_at(ranges.len() / 2);
-                let above = self.search(high);
-                let below = self.search(low);
-                self.code.branch(Compare::GreaterOrEqual, high[0].first, above, below)
-            }
-        }
+    /// A search over groups of ranges, with the numbers that stand out of a group asked for one by one.
+    fn search(&mut self, groups: &[&[Range]]) -> Target {
+        let (low, high) = match groups {
+            [group] => return self.group(group),
+            _ => groups.split_at(groups.len() / 2),
+        };
+        let above = self.search(high);
+        let below = self.search(low);
+        self.code.branch(Compare::GreaterOrEqual, high[0][0].first, above, below)
+    }
+
+    fn group(&mut self, group: &[Range]) -> Target {
+        let around = self.leaf(group[0].verdict);
+        group.iter().skip(1).step_by(2).rev().fold(around, |others, one| {
+            let equal = self.leaf(one.verdict);
+            self.code.branch(Compare::Equal, one.first, equal, others)
+        })
     }
 
     fn leaf(&mut self, verdict: Verdict) -> Target {
@@ -69,10 +88,43 @@ impl Choices<'_> {
 
 /// Tries one alternative after the other.
 fn choice(code: &mut Assembler, choice: &Choice, default: u32) -> Target {
-    choice.alternatives.iter().rev().fold(Target::Return(default), |otherwise, alternative| {
-        let found = Target::Return(alternative.verdict);
-        alternative.tests.iter().rev().fold(found, |holds, each| test(code, each, choice.wide, holds, otherwise))
+    let alike = choice.alternatives.chunk_by(Alternative::differs_in_value_only);
+    alike.rev().fold(Target::Return(default), |otherwise, alike| {
+        let found = Target::Return(alike[0].verdict);
+        match alike {
+            [only] => {
+                only.tests.iter().rev().fold(found, |holds, each| test(code, each, choice.wide, holds, otherwise))
+            }
+            many => one_of(code, many, choice.wide, found, otherwise),
+        }
     })
+}
+
+impl Alternative {
+    /// Whether both compare one argument for equality, with values whose upper halves are equal, and say the same then.
+    fn differs_in_value_only(&self, other: &Alternative) -> bool {
+        match (&self.tests[..], &other.tests[..]) {
+            ([a], [b]) => {
+                (a.operator, b.operator) == (Operator::Equal, Operator::Equal)
+                    && a.argument == b.argument
+                    && a.value >> 32 == b.value >> 32
+                    && self.verdict == other.verdict
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Loads the argument once and compares it with the value of each.
+fn one_of(code: &mut Assembler, many: &[Alternative], wide: bool, yes: Target, no: Target) -> Target {
+    let Test { argument, value, .. } = many[0].tests[0];
+    let low = ARGUMENTS + 8 * u32::from(argument);
+    let compare = many
+        .iter()
+        .rev()
+        .fold(no, |others, alternative| code.branch(Compare::Equal, alternative.tests[0].value as u32, yes, others));
+    let lower = code.load(low, compare);
+    if wide { word_equal(code, low + 4, (value >> 32) as u32, u32::MAX, lower, no) } else { lower }
 }
 
 /// Goes to `yes` if the test holds. A 64-bit comparison is one of the upper words and, where these are equal, one of the
