@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock};
 use rustix::io::Errno;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
@@ -115,6 +115,7 @@ impl Status {
 }
 
 const STATE: &str = "state.json";
+const LOCK: &str = ".lock";
 const GATE: &str = "exec.fifo";
 const RESULT: &str = "exec.result";
 
@@ -291,17 +292,22 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Locks a container's folder. A record lock, because these are not inherited: the child, which lives on, must not hold it.
+///
+/// Source: fcntl(2), "Advisory record locking".
 fn lock(path: &Path) -> Result<OwnedFd, Error> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let folder = match rustix::fs::openat(rustix::fs::CWD, path, flags, Mode::empty()) {
+    let place = path.join(LOCK);
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = match rustix::fs::openat(rustix::fs::CWD, &place, flags, Mode::from_raw_mode(0o600)) {
         Err(Errno::NOENT) => return Err(Error::NotFound),
-        folder => folder.doing(|| format!("opening {}", path.display()))?,
+        file => file.doing(|| format!("opening {}", place.display()))?,
     };
-    flock(&folder, FlockOperation::LockExclusive).doing(|| format!("locking {}", path.display()))?;
-    if !path.exists() {
-        return Err(Error::NotFound); // whoever had the lock before us was `delete`
+    fcntl_lock(&file, FlockOperation::LockExclusive).doing(|| format!("locking {}", path.display()))?;
+    let held = rustix::fs::fstat(&file).doing(|| format!("looking at {}", place.display()))?;
+    match rustix::fs::stat(&place) {
+        Ok(there) if there.st_ino == held.st_ino => Ok(file),
+        _ => Err(Error::NotFound), // whoever had the lock before us was `delete`
     }
-    Ok(folder)
 }
 
 /// The ids below `root`, in order.
