@@ -139,11 +139,8 @@ fn contain(rootfs: *const u8, instructions: *const u8, length: usize) -> Result<
     for path in MASKED {
         if call(27, sys::MOUNT, [text(c"dev/null"), text(path), null, sys::BIND, 0]).is_err() {
             // Not there, or a folder.
-            let _ = call(
-                28,
-                sys::MOUNT,
-                [text(c"tmpfs"), text(path), text(c"tmpfs"), sys::RDONLY, text(c"size=4k,nr_inodes=1")],
-            );
+            let _ =
+                call(28, sys::MOUNT, [text(c"tmpfs"), text(path), text(c"tmpfs"), sys::RDONLY, text(c"nr_inodes=1")]);
         }
     }
     limit_and_drop()?;

@@ -159,7 +159,7 @@ fn mask(
     let cover = match (folder, empty.as_ref()) {
         (false, _) => tree::clone(null, c"", Depth::Alone)?,
         (true, Some(empty)) => tree::clone(empty.as_fd(), c"", Depth::Alone)?,
-        (true, None) => tree::bare(c"tmpfs", RDONLY)?,
+        (true, None) => tree::nothing()?,
     };
     tree::attach(cover.as_fd(), place.as_fd())?;
     if folder && empty.is_none() {

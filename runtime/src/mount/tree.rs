@@ -75,6 +75,17 @@ pub fn bare(kind: &CStr, attributes: u64) -> Result<OwnedFd, Errno> {
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::from_bits_retain(attributes as u32))
 }
 
+/// An empty folder that stays empty: read-only, and with room for one inode, its own.
+///
+/// # Errors
+/// As [`FileSystem::make`].
+pub fn nothing() -> Result<OwnedFd, Errno> {
+    let context = fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(context.as_fd(), c"nr_inodes", c"1")?;
+    fsconfig_create(context.as_fd())?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)
+}
+
 /// A file system that is to be made: all strings ready, so that the child only makes calls.
 #[derive(Debug)]
 pub struct FileSystem {

@@ -54,6 +54,7 @@ pub fn rows(view: View, rounds: usize, gaps: &[u64]) -> Result<()> {
     let dir = tempfile::tempdir()?;
     for case in cases(view, spec) {
         let bundle = bundle::make(&dir.path().join(case.name.replace(' ', "-")), &case.spec)?;
+        write_filter(&case.spec, &bundle)?;
         let roots = dir.path().join("roots");
         std::fs::create_dir_all(&roots)?;
         let same = compare(&case, &bundle, &roots)?;
@@ -66,16 +67,7 @@ pub fn rows(view: View, rounds: usize, gaps: &[u64]) -> Result<()> {
                     command: Box::new(move |round| run(runtime, case, bundle, roots, round)),
                 })
                 .collect();
-            if let Ok(floor) = programs::tare("floor") {
-                contenders.push(Contender {
-                    name: "floor",
-                    command: Box::new(move |_| {
-                        let mut command = Command::new(&floor);
-                        command.arg(bundle.join("rootfs"));
-                        command
-                    }),
-                });
-            }
+            contenders.push(Contender { name: "floor", command: Box::new(move |_| floor(bundle)) });
             let samples = take_turns(&contenders, rounds, Duration::from_millis(*gap))?;
             let title = format!("run busybox true, {}, {gap} ms between starts; {same}", case.name);
             println!("{}", serde_json::to_string(&Row { title, samples })?);
@@ -138,6 +130,26 @@ fn run(runtime: Runtime, case: &Case, bundle: &Path, roots: &Path, round: usize)
     }
     command.args(["run", "--bundle"]).arg(bundle).arg(format!("bench-{}-{round}", runtime.name));
     command
+}
+
+/// The program that makes the same system calls and does nothing else, under the same filter.
+fn floor(bundle: &Path) -> Command {
+    let mut command = Command::new(programs::installed().join("floor"));
+    command.arg(bundle.join("rootfs")).arg(bundle.join("filter"));
+    command
+}
+
+/// The filter that `tare` loads for this specification, as the kernel reads it: `struct sock_filter`, one after another.
+fn write_filter(spec: &Value, bundle: &Path) -> Result<()> {
+    let profile = serde_json::from_value(spec["linux"]["seccomp"].clone())?;
+    let program = tare_runtime::seccomp::compile(&profile)?;
+    let mut bytes = Vec::new();
+    for instruction in program.instructions {
+        bytes.extend(instruction.code.to_ne_bytes());
+        bytes.extend([instruction.jt, instruction.jf]);
+        bytes.extend(instruction.k.to_ne_bytes());
+    }
+    Ok(std::fs::write(bundle.join("filter"), bytes)?)
 }
 
 /// Whether our container sees what the peers' containers see; the row's title carries the answer. Where the peers differ
