@@ -49,7 +49,7 @@ impl CgroupPath {
         let path = Path::new(path.filter(|path| !path.is_empty()).unwrap_or(id));
         let field = "linux.cgroupsPath";
         if path.components().any(|part| part == Component::ParentDir) {
-            return Err(Error::refused(field, format!("{} may not contain ..", path.display())));
+            return Err(Error::refused(field, format!("{path:?} may not contain ..")));
         }
         if path.as_os_str().as_encoded_bytes().contains(&0) {
             return Err(Error::refused(field, "holds a NUL byte"));
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_path_stays_below_its_mount() {
-        assert_eq!(refusal("/a/../../etc"), "linux.cgroupsPath: /a/../../etc may not contain ..");
+        assert_eq!(refusal("/a/../../etc"), r#"linux.cgroupsPath: "/a/../../etc" may not contain .."#);
         assert_eq!(refusal("a\0b"), "linux.cgroupsPath: holds a NUL byte");
         assert_eq!(refusal("/"), "linux.cgroupsPath: the root cgroup cannot be a container's");
         assert_eq!(refusal("//./"), "linux.cgroupsPath: the root cgroup cannot be a container's");
