@@ -1,1 +1,13 @@
-//! The wire: protobuf messages and the ttrpc transport.
+//! The wire: containerd's messages and services, and the ttrpc transport.
+//!
+//! Modules mirror the packages: `containerd.task.v3` is [`containerd::task::v3`]. Names and numbers are containerd's.
+
+pub mod any;
+pub mod ttrpc;
+
+mod generated {
+    #![allow(clippy::all, clippy::pedantic)] // not written by us
+    include!(concat!(env!("OUT_DIR"), "/all.rs"));
+}
+
+pub use generated::{containerd, google, io, runtimeoptions, ttrpc as wire};
