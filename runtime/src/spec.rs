@@ -417,7 +417,7 @@ pub struct Seccomp {
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct SeccompSyscall {
-    pub names: Vec<String>,
+    pub names: Vec<crate::seccomp::Name>,
     pub action: String,
     pub errno_ret: Option<u32>,
     #[serde(deserialize_with = "nullable")]

@@ -16,6 +16,7 @@
 mod abi;
 mod assemble;
 mod load;
+mod name;
 mod profile;
 mod rules;
 mod table;
@@ -27,6 +28,7 @@ mod interpret;
 mod oracle;
 
 pub use load::load;
+pub use name::Name;
 pub use profile::{actions, architectures, flags, operators};
 
 use crate::spec;

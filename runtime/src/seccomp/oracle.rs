@@ -87,7 +87,7 @@ fn peer_program(library: &Library, seccomp: &Seccomp, profile: &Profile) -> Vec<
     }
     for (entry, rule) in seccomp.syscalls.iter().zip(&profile.rules) {
         for name in &entry.names {
-            let name = CString::new(&**name).unwrap();
+            let name = CString::new(name.as_str()).unwrap();
             // SAFETY: a C string.
             let number = unsafe { (library.resolve)(name.as_ptr()) };
             if number == -1 || rule.verdict == profile.default {
@@ -261,7 +261,7 @@ fn random_profile(dice: &mut Dice) -> serde_json::Value {
     // and so all calls behind a door.
     let mut verdicts: Vec<(&str, u64)> = NAMES.iter().map(|_| (*dice.one_of(&actions), dice.roll(40))).collect();
     for (index, name) in NAMES.iter().enumerate() {
-        let own = Row::find(name, None).map(|row| (door(row), Abi::I386.number(row)));
+        let own = Row::find(name).map(|row| (door(row), Abi::I386.number(row)));
         match own {
             Some((Some((102, _)), _) | (_, Some(102))) => verdicts[index] = verdicts[0],
             Some((Some((117, _)), _) | (_, Some(117))) => verdicts[index] = verdicts[1],
@@ -355,7 +355,7 @@ fn many_tests_of_one_call_mean_what_the_profile_says() {
         let json = serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": syscalls});
         let seccomp: Seccomp = serde_json::from_value(json.clone()).unwrap();
         let (profile, program) = (profile::read(&seccomp).unwrap(), compile_for(&seccomp, true).unwrap());
-        let number = Abi::NATIVE.number(Row::find("ioctl", None).unwrap()).unwrap();
+        let number = Abi::NATIVE.number(Row::find("ioctl").unwrap()).unwrap();
         for _ in 0..100 {
             let mut arguments = [0; 6];
             arguments.fill_with(|| dice.one_of(&values).wrapping_add(dice.roll(3)).wrapping_sub(1));

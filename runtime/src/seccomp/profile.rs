@@ -1,7 +1,7 @@
 //! Reads `linux.seccomp`: words become values, and what cannot be meant is refused by the name of its field.
 
 use super::abi::{Abi, Row};
-use super::{Error, Listener};
+use super::{Error, Listener, Name};
 use crate::spec;
 
 /// A profile that was understood.
@@ -174,7 +174,7 @@ pub fn read(seccomp: &spec::Seccomp) -> Result<Profile, Error> {
         let action = word(ACTION_WORDS, &entry.action, || field(".action"))?;
         if action == Action::Notify {
             notifies = true;
-            if entry.names.iter().any(|name| name == "write") {
+            if entry.names.iter().any(|name| name.as_str() == "write") {
                 return Err(Error::at(field(".names"), "SCMP_ACT_NOTIFY cannot be used for write"));
             }
         }
@@ -183,14 +183,8 @@ pub fn read(seccomp: &spec::Seccomp) -> Result<Profile, Error> {
             verdict: verdict(action, entry.errno_ret, || field(".errnoRet"))?,
             tests: tests(&entry.args, &field)?,
         });
-        let mut last = None;
-        for name in &entry.names {
-            // A name that no table has belongs to a kernel older or newer than us: other runtimes pass over it too.
-            if let Some(row) = Row::find(name, last) {
-                profile.calls.push((row, rule));
-                last = Some(row);
-            }
-        }
+        // A name that the table lacks belongs to a kernel older or newer than us: other runtimes pass over it too.
+        profile.calls.extend(entry.names.iter().filter_map(Name::row).map(|row| (row, rule)));
     }
     profile.flags = flag_bits(seccomp, notifies)?;
     profile.listener = listener(seccomp, notifies)?;
