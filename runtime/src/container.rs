@@ -484,5 +484,5 @@ fn no_program(program: &str, errno: rustix::io::Errno) -> String {
 
 /// How a process joins the container's cgroups again.
 pub fn join_again(state: &State) -> Result<Join, Error> {
-    Ok(state.cgroup.clone().map(|path| Cgroup::open(path).join()).transpose()?.unwrap_or_default())
+    Ok(state.cgroup.clone().map(|path| Cgroup::open(path).join_beside(state.pid)).transpose()?.unwrap_or_default())
 }

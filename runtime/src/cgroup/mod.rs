@@ -23,6 +23,8 @@ mod v2;
 
 use std::os::fd::OwnedFd;
 
+use rustix::io::Errno;
+
 pub use path::{CgroupPath, Hierarchy};
 pub use settings::Settings;
 pub use stats::Stats;
@@ -106,6 +108,18 @@ impl Cgroup {
         }
     }
 
+    /// Opens the ways in to where `pid`, a process of the container, is now. On version 2 that can be below the cgroup that
+    /// we made, which then has cgroups but takes no processes: a container with systemd or another runtime inside.
+    pub fn join_beside(&self, pid: i32) -> Result<Join, Error> {
+        match &self.path {
+            CgroupPath::V1 { .. } => self.join(),
+            CgroupPath::V2 { root, path } => {
+                let now = path::unified_of(root, pid).filter(|now| now.starts_with(path));
+                Ok(Join { into: Some(v2::directory(now.as_deref().unwrap_or(path))?), tasks: Vec::new() })
+            }
+        }
+    }
+
     /// The directories that exist, with the controllers of each: what a container's own `/sys/fs/cgroup` is made of.
     pub fn directories(&self) -> Vec<&Hierarchy> {
         match &self.path {
@@ -174,6 +188,15 @@ impl Cgroup {
     pub fn remove(mut self) -> Result<(), Error> {
         self.undo = false;
         self.remove_all()
+    }
+
+    /// Removes the directories, after killing what may still be inside.
+    pub fn clear(self) -> Result<(), Error> {
+        // Mostly nothing is, and then this is all there is to ask.
+        if !matches!(rustix::fs::rmdir(self.lead()), Ok(()) | Err(Errno::NOENT)) && !self.pids()?.is_empty() {
+            self.kill()?;
+        }
+        self.remove()
     }
 
     fn remove_all(&self) -> Result<(), Error> {
@@ -258,6 +281,41 @@ mod tests {
         assert!(!Cgroup::open(path.clone()).exists());
         assert!(Cgroup::open(path.clone()).pids().unwrap().is_empty());
         Cgroup::open(path).remove().unwrap(); // once more is no error
+    }
+
+    #[test]
+    fn what_still_runs_inside_is_killed_before_it_is_removed() {
+        let path = path("cleared");
+        let cgroup = make(&path, serde_json::json!({})).unwrap();
+        let mut child = joined(&cgroup, 1);
+        cgroup.clear().unwrap();
+        assert!(!child.wait().unwrap().success());
+        assert!(!Cgroup::open(path.clone()).exists());
+        Cgroup::open(path).clear().unwrap(); // once more is no error
+    }
+
+    #[test]
+    fn one_more_process_goes_where_the_first_has_moved() {
+        let path = path("beside");
+        let cgroup = make(&path, serde_json::json!({})).unwrap();
+        let mut child = joined(&cgroup, 0);
+        let pid = child.id() as i32;
+        let join = cgroup.join_beside(pid).unwrap();
+        match &path {
+            CgroupPath::V1 { .. } => assert!(!join.tasks.is_empty()),
+            CgroupPath::V2 { path, .. } => {
+                let inner = path.join("inner");
+                std::fs::create_dir(&inner).unwrap();
+                std::fs::write(inner.join("cgroup.procs"), pid.to_string()).unwrap();
+                let into = cgroup.join_beside(pid).unwrap().into.unwrap();
+                let there =
+                    std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&into))).unwrap();
+                assert!(there.ends_with("inner"), "{there:?}");
+            }
+        }
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        cgroup.remove().unwrap();
     }
 
     #[test]

@@ -119,6 +119,13 @@ fn own_cgroups() -> Result<String, Error> {
     Ok(file::read(Path::new("/proc/self/cgroup")).doing(|| "reading /proc/self/cgroup".into())?)
 }
 
+/// Where on version 2 a process is, as far as we can see it.
+pub(super) fn unified_of(root: &Path, pid: i32) -> Option<PathBuf> {
+    let text = file::read(Path::new(&format!("/proc/{pid}/cgroup"))).ok()?;
+    let below = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(clean(root, Path::new(below)))
+}
+
 /// `root` and the named parts of `below`: no doubled slashes, no dots.
 fn clean(root: &Path, below: &Path) -> PathBuf {
     let mut path = root.to_owned();

@@ -46,7 +46,7 @@ pub fn remove(global: &Global, id: &Id, force: bool) -> Result<(), Error> {
     }
     wait_for_end(&state)?;
     if let Some(path) = &state.cgroup {
-        remove_cgroup(path.clone())?;
+        Cgroup::open(path.clone()).clear()?;
     }
     let global_log = &global.log;
     entry.remove()?;
@@ -57,21 +57,9 @@ pub fn remove(global: &Global, id: &Id, force: bool) -> Result<(), Error> {
 /// A state file that was cut short says nothing; but the cgroups of a container without a path of its own have its name.
 fn remove_wreck(id: &Id, entry: StateDir) -> Result<(), Error> {
     if let Ok(path) = CgroupPath::resolve(None, id.as_str()) {
-        let cgroup = Cgroup::open(path.clone());
-        if cgroup.exists() {
-            remove_cgroup(path)?;
-        }
+        Cgroup::open(path).clear()?;
     }
     Ok(entry.remove()?)
-}
-
-/// Kills what may still be inside, then removes the cgroups.
-fn remove_cgroup(path: CgroupPath) -> Result<(), Error> {
-    let cgroup = Cgroup::open(path);
-    if cgroup.exists() && !cgroup.pids()?.is_empty() {
-        cgroup.kill()?;
-    }
-    Ok(cgroup.remove()?)
 }
 
 fn wait_for_end(state: &State) -> Result<(), Error> {
