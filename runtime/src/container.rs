@@ -95,7 +95,7 @@ impl Container {
         let init = child::spawn(&plan, &gate, into)?; // from here on there is a process
         state.pid = init.pid.as_raw_nonzero().get();
         state.start_time = start_time(state.pid).map_or(0, |(time, _)| time);
-        entry.write(&state)?;
+        entry.note_init(&state)?;
         limit(&init, bundle.process())?;
         if let Some(socket) = socket {
             send_pidfd(socket.as_fd(), init.pidfd.as_fd(), b"standard")?;
@@ -166,16 +166,13 @@ impl Container {
     }
 
     /// Commits: from here on nothing is undone.
-    ///
-    /// # Errors
-    /// The state cannot be written.
-    pub fn keep(mut self) -> Result<Kept, Error> {
-        self.entry.commit(&self.state)?;
+    pub fn keep(mut self) -> Kept {
+        self.entry.commit();
         self.init.keep();
         if let Some(cgroup) = &mut self.cgroup {
             cgroup.keep();
         }
-        Ok(Kept { init: self.init, state: self.state })
+        Kept { init: self.init, state: self.state }
     }
 
     /// Why a child may end without a word: somebody killed it, most likely the kernel for want of memory.

@@ -1,7 +1,9 @@
-//! The state directory: one folder for each container below the root, `state.json` in it, replaced as a whole.
+//! The state directory: one folder for each container below the root, with what is known of it in two files.
 //!
-//! It is there before anything else is made and says what is about to be made, so that `delete --force` can undo any
-//! prefix of `create`: SIGKILL runs no destructor. A command that changes a container holds a lock on its folder.
+//! `state.json` is there before anything else is made and says what is about to be made, so that `delete --force` can undo
+//! any prefix of `create`: SIGKILL runs no destructor. `init` names the first process as soon as there is one. Both are
+//! written once and never replaced: a rename over a file makes a disk's file system write the new one out, and wait, which
+//! took longer than all that a container needs. A command that changes a container holds a lock on its folder.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -56,15 +58,17 @@ impl Id {
     }
 }
 
-/// What is known of a container. Written by `create`; only `update` changes it later.
+/// What is known of a container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
     pub oci_version: String,
     pub id: Id,
     /// 0 until the first process exists.
+    #[serde(skip)]
     pub pid: i32,
     /// In clock ticks since boot, field 22 of /proc/PID/stat: a pid with another start time is another process.
+    #[serde(skip)]
     pub start_time: u64,
     pub bundle: PathBuf,
     pub rootfs: PathBuf,
@@ -115,6 +119,7 @@ impl Status {
 }
 
 const STATE: &str = "state.json";
+const INIT: &str = "init";
 const LOCK: &str = ".lock";
 const GATE: &str = "exec.fifo";
 const RESULT: &str = "exec.result";
@@ -177,29 +182,32 @@ impl StateDir {
         &self.path
     }
 
-    /// Replaces the state as a whole: whoever reads sees the old or the new.
-    ///
-    /// # Errors
-    /// The disk is full, …
-    pub fn write(&self, state: &State) -> Result<(), Error> {
+    /// Writes the state aside, then gives it its name: whoever reads sees all of it or nothing.
+    fn write(&self, state: &State) -> Result<(), Error> {
         let text = serde_json::to_vec(state).expect("a state has only strings as keys");
         let (aside, place) = (self.path.join(".state.json"), self.path.join(STATE));
         let write = || -> io::Result<()> {
-            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
-            file.write_all(&text)?;
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?.write_all(&text)?;
             fs::rename(&aside, &place)
         };
         Ok(write().doing(|| format!("writing {}", place.display()))?)
     }
 
-    /// The state is whole and true; from here on the folder is not undone.
+    /// Notes the first process: its pid and start time, in one write that is read whole or not at all.
     ///
     /// # Errors
-    /// As [`StateDir::write`].
-    pub fn commit(mut self, state: &State) -> Result<(), Error> {
-        self.write(state)?;
+    /// The disk is full, …
+    pub fn note_init(&self, state: &State) -> Result<(), Error> {
+        let place = self.path.join(INIT);
+        let text = format!("{} {}\n", state.pid, state.start_time);
+        let write =
+            || fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&place)?.write_all(text.as_bytes());
+        Ok(write().doing(|| format!("writing {}", place.display()))?)
+    }
+
+    /// The container is whole; from here on the folder is not undone.
+    pub fn commit(mut self) {
         self.undo = false;
-        Ok(())
     }
 
     /// # Errors
@@ -210,7 +218,15 @@ impl StateDir {
             Err(error) if error.kind() == ErrorKind::NotFound && !self.path.is_dir() => return Err(Error::NotFound),
             text => text.doing(|| format!("reading {}", path.display()))?,
         };
-        serde_json::from_slice(&text).map_err(|error| Error::Corrupt { path, why: error.to_string() })
+        let mut state: State =
+            serde_json::from_slice(&text).map_err(|error| Error::Corrupt { path, why: error.to_string() })?;
+        let place = self.path.join(INIT);
+        match fs::read_to_string(&place) {
+            Ok(text) => (state.pid, state.start_time) = init(&text).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::NotFound => {} // not yet
+            Err(error) => Err(error).doing(|| format!("reading {}", place.display()))?,
+        }
+        Ok(state)
     }
 
     /// The two fifos that part `create` from `start`, opened so that the child can hold them. Nothing blocks here.
@@ -283,6 +299,12 @@ impl Drop for StateDir {
             let _ = remove(&self.path);
         }
     }
+}
+
+/// Reads `PID START_TIME`; a line without its end was cut short, and says nothing.
+fn init(text: &str) -> Option<(i32, u64)> {
+    let (pid, start_time) = text.strip_suffix('\n')?.split_once(' ')?;
+    Some((pid.parse().ok()?, start_time.parse().ok()?))
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -380,6 +402,14 @@ mod tests {
         }
         for bad in ["", ".", "..", "a/b", "../x", "a b", "ä", "a\0"] {
             assert!(Id::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_first_process_is_read_whole_or_not_at_all() {
+        assert_eq!(init("12 345\n"), Some((12, 345)));
+        for cut in ["", "1", "12 ", "12 34", "x 1\n"] {
+            assert_eq!(init(cut), None, "{cut:?}");
         }
     }
 

@@ -36,7 +36,7 @@ pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
     let terminal = console(&bundle, asked.console_socket.as_deref(), true)?;
     let container = Container::create(global, &asked.id, bundle, asked.options(terminal)?, container::Start::Later)?;
     container.write_pid(asked.pid_file.as_deref())?;
-    container.keep()?;
+    container.keep();
     Ok(0)
 }
 

@@ -33,7 +33,7 @@ pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
     let container = Container::create(global, &asked.id, bundle, asked.options(terminal)?, container::Start::Now)?;
     container.write_pid(asked.pid_file.as_deref())?;
     container.start()?;
-    let kept = container.keep()?;
+    let kept = container.keep();
     if let Err(error) = hooks::run(When::Poststart, &kept.state) {
         super::delete::remove(global, &asked.id, true)?;
         return Err(error.into());
