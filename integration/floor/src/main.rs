@@ -110,6 +110,7 @@ fn contain(rootfs: *const u8, instructions: *const u8, length: usize) -> Result<
     let text = |text: &CStr| text.as_ptr() as usize;
     call(10, sys::SETSID, [0; 5])?;
     call(11, sys::UNSHARE, [sys::NEWCGROUP as usize, 0, 0, 0, 0])?;
+    loopback()?;
     call(12, sys::SETHOSTNAME, [text(c"bench"), 5, 0, 0, 0])?;
     call(13, sys::MOUNT, [null, text(c"/"), null, sys::SLAVE | sys::REC, 0])?;
     call(14, sys::MOUNT, [rootfs as usize, rootfs as usize, null, sys::BIND | sys::REC, 0])?;
@@ -143,6 +144,7 @@ fn contain(rootfs: *const u8, instructions: *const u8, length: usize) -> Result<
                 call(28, sys::MOUNT, [text(c"tmpfs"), text(path), text(c"tmpfs"), sys::RDONLY, text(c"nr_inodes=1")]);
         }
     }
+    call(29, sys::KEYCTL, [sys::KEYCTL_JOIN_SESSION_KEYRING, text(c"bench"), 0, 0, 0])?;
     limit_and_drop()?;
     let program = sys::Program { length: (length / 8) as u16, instructions };
     call(37, sys::SECCOMP, [1, 0, &raw const program as usize, 0, 0])?;
@@ -150,6 +152,22 @@ fn contain(rootfs: *const u8, instructions: *const u8, length: usize) -> Result<
     let argv = [c"/bin/true".as_ptr(), core::ptr::null()];
     let environment = [c"PATH=/bin".as_ptr(), core::ptr::null()];
     call(39, sys::EXECVE, [argv[0] as usize, argv.as_ptr() as usize, environment.as_ptr() as usize, 0, 0])?;
+    Ok(())
+}
+
+/// The network namespace's own interface, brought up.
+fn loopback() -> Result<(), Failed> {
+    // struct ifreq: sixteen bytes of name, then the flags; netdevice(7).
+    #[repr(C)]
+    struct Request {
+        name: [u8; 16],
+        flags: u16,
+        rest: [u8; 22],
+    }
+    let request = Request { name: *b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0\0", flags: sys::IFF_UP, rest: [0; 22] };
+    let socket = call(40, sys::SOCKET, [sys::AF_INET, sys::SOCK_DGRAM, 0, 0, 0])?;
+    call(41, sys::IOCTL, [socket, sys::SIOCSIFFLAGS, &raw const request as usize, 0, 0])?;
+    call(42, sys::CLOSE, [socket, 0, 0, 0, 0])?;
     Ok(())
 }
 

@@ -6,8 +6,11 @@ use core::arch::asm;
 pub struct Failed(pub i32);
 
 pub const OPEN: usize = 2;
+pub const CLOSE: usize = 3;
 pub const LSEEK: usize = 8;
 pub const MMAP: usize = 9;
+pub const IOCTL: usize = 16;
+pub const SOCKET: usize = 41;
 pub const EXECVE: usize = 59;
 pub const WAIT4: usize = 61;
 pub const CHDIR: usize = 80;
@@ -26,6 +29,7 @@ pub const MOUNT: usize = 165;
 pub const UMOUNT2: usize = 166;
 pub const SETHOSTNAME: usize = 170;
 pub const EXIT_GROUP: usize = 231;
+pub const KEYCTL: usize = 250;
 pub const UNSHARE: usize = 272;
 pub const PRLIMIT64: usize = 302;
 pub const SECCOMP: usize = 317;
@@ -50,6 +54,12 @@ pub const REC: usize = 16384;
 pub const SLAVE: usize = 1 << 19;
 pub const STRICTATIME: usize = 1 << 24;
 pub const DETACH: usize = 2;
+
+pub const AF_INET: usize = 2;
+pub const SOCK_DGRAM: usize = 2;
+pub const SIOCSIFFLAGS: usize = 0x8914;
+pub const IFF_UP: u16 = 1;
+pub const KEYCTL_JOIN_SESSION_KEYRING: usize = 1;
 
 pub const SEEK_END: usize = 2;
 pub const PROT_READ: usize = 1;
