@@ -1,1 +1,0 @@
-//! Supervision of the processes of one pod.
