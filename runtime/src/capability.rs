@@ -2,6 +2,8 @@
 //!
 //! Source: capabilities(7); linux/capability.h.
 
+use rustix::thread::{CapabilitySet, capability_is_in_bounding_set};
+
 /// In the order of their numbers.
 pub const NAMES: &[&str] = &[
     "CAP_CHOWN",
@@ -74,20 +76,23 @@ impl Set {
     }
 }
 
-/// What this process may hand on: its bounding set.
-///
-/// # Errors
-/// /proc/self/status cannot be read or has no such line.
-pub fn bounding() -> std::io::Result<Set> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
-    let bits = line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
-    bits.map(Set).ok_or_else(|| std::io::Error::other("/proc/self/status has no line CapBnd"))
+/// What this process may hand on: its bounding set. Capabilities that the kernel does not have are not in it.
+pub fn bounding() -> Set {
+    let one = |number: usize| CapabilitySet::from_bits_retain(1 << number);
+    let held = (0..NAMES.len()).filter(|number| capability_is_in_bounding_set(one(*number)) == Ok(true));
+    Set(held.fold(0, |set, number| set | 1 << number))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_bounding_set_is_what_the_kernel_tells() {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:\t")).unwrap();
+        assert_eq!(format!("{:016x}", bounding().0), line);
+    }
 
     #[test]
     fn names_and_bits_are_the_kernels() {

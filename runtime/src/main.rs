@@ -1,8 +1,11 @@
 //! `tare`, from the shell: see the library.
 
-mod seal;
+#![no_main]
 
-fn main() {
+mod seal;
+mod start;
+
+fn run() -> ! {
     let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     std::process::exit(tare_runtime::cli::main(words));
 }

@@ -383,10 +383,12 @@ impl State {
 
 /// When the process began, in clock ticks since boot, and whether it is dead and only not waited for.
 ///
-/// Source: proc_pid_stat(5), fields 3 and 22; the name in field 2 may hold anything, so the search begins behind it.
+/// Source: proc_pid_stat(5), fields 3 and 22; the name in field 2 may hold any bytes, so the search begins behind it.
 pub fn start_time(pid: i32) -> Option<(u64, bool)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
+    let mut line = [0; 1024]; // some 350 bytes at most
+    let length = io::Read::read(&mut fs::File::open(format!("/proc/{pid}/stat")).ok()?, &mut line).ok()?;
+    let behind = line[..length].iter().rposition(|byte| *byte == b')')? + 2;
+    let mut fields = std::str::from_utf8(line.get(behind..length)?).ok()?.split(' ');
     let dead = matches!(fields.next()?, "Z" | "X");
     Some((fields.nth(18)?.parse().ok()?, dead))
 }
@@ -411,6 +413,19 @@ mod tests {
         for cut in ["", "1", "12 ", "12 34", "x 1\n"] {
             assert_eq!(init(cut), None, "{cut:?}");
         }
+    }
+
+    /// A container names its processes, and must not make its first one look dead.
+    #[test]
+    fn a_process_with_any_name_is_alive() {
+        let name = std::fs::read("/proc/thread-self/comm").unwrap();
+        for hostile in [&b"a) Z 1 (b"[..], b"\xff\xfe)", b" "] {
+            std::fs::write("/proc/thread-self/comm", hostile).unwrap();
+            let thread = rustix::thread::gettid().as_raw_nonzero().get();
+            let (time, dead) = start_time(thread).unwrap();
+            assert!(time > 0 && !dead, "{hostile:?}");
+        }
+        std::fs::write("/proc/thread-self/comm", name).unwrap();
     }
 
     #[test]

@@ -9,7 +9,7 @@ use rustix::process::{Gid, Resource};
 use super::{Capabilities, Process, c_string};
 use crate::bundle::Error;
 use crate::capability::{self, Set};
-use crate::error::{Doing as _, Failed};
+use crate::error::Failed;
 use crate::mount::root::{self, Target};
 use crate::sys::CStrArray;
 use crate::{seccomp, spec};
@@ -47,7 +47,7 @@ pub fn process(
         uid: process.user.uid,
         gid: process.user.gid,
         groups: Some(process.user.additional_gids.iter().map(|gid| Gid::from_raw(*gid)).collect()),
-        capabilities: process.capabilities.as_ref().map(|asked| capabilities(asked, warn)).transpose()?,
+        capabilities: process.capabilities.as_ref().map(|asked| capabilities(asked, warn)),
         no_new_privileges: process.no_new_privileges,
         filter,
         personality: None,
@@ -86,8 +86,8 @@ pub fn rlimit(kind: &str) -> Option<Resource> {
 /// The sets as asked for, without what this process cannot hand on; that is told once, by name, and not an error.
 ///
 /// Source: runtime-spec config.md, "capabilities": what cannot be granted is a warning.
-fn capabilities(asked: &spec::Capabilities, warn: &mut dyn FnMut(String)) -> Result<Capabilities, Failed> {
-    let had = capability::bounding().doing(|| "reading our own capabilities".into())?;
+fn capabilities(asked: &spec::Capabilities, warn: &mut dyn FnMut(String)) -> Capabilities {
+    let had = capability::bounding();
     let mut unknown = std::collections::BTreeSet::new();
     let mut refused = Set(0);
     let mut read = |names| {
@@ -105,7 +105,7 @@ fn capabilities(asked: &spec::Capabilities, warn: &mut dyn FnMut(String)) -> Res
     if !names.is_empty() {
         warn(format!("capabilities that cannot be granted: {}", names.join(", ")));
     }
-    Ok(Capabilities { bounding, effective, inheritable, permitted, ambient })
+    Capabilities { bounding, effective, inheritable, permitted, ambient }
 }
 
 /// The environment with one value for each name, the last one, and a HOME.
