@@ -205,6 +205,12 @@ impl StateDir {
         Ok(write().doing(|| format!("writing {}", place.display()))?)
     }
 
+    /// Whether this is still the folder of the container whose first process that was, and not of another by its name.
+    pub fn is_of(&self, state: &State) -> bool {
+        let noted = fs::read_to_string(self.path.join(INIT)).ok().and_then(|text| init(&text));
+        noted == Some((state.pid, state.start_time))
+    }
+
     /// The container is whole; from here on the folder is not undone.
     pub fn commit(mut self) {
         self.undo = false;

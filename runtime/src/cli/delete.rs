@@ -45,12 +45,24 @@ pub fn remove(global: &Global, id: &Id, force: bool) -> Result<(), Error> {
         }
     }
     wait_for_end(&state)?;
+    remove_parts(global, entry, &state)
+}
+
+/// Removes a container that this command made, and whose end it has seen.
+pub fn remove_ended(global: &Global, state: &State) -> Result<(), Error> {
+    match StateDir::open(&global.root, &state.id) {
+        Ok(entry) if entry.is_of(state) => remove_parts(global, entry, state),
+        Ok(_) | Err(state::Error::NotFound) => Ok(()), // somebody else was faster
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn remove_parts(global: &Global, entry: StateDir, state: &State) -> Result<(), Error> {
     if let Some(path) = &state.cgroup {
         Cgroup::open(path.clone()).clear()?;
     }
-    let global_log = &global.log;
     entry.remove()?;
-    hooks::run_all_after_end(&state, &mut |text| global_log.warn(&text));
+    hooks::run_all_after_end(state, &mut |text| global.log.warn(&text));
     Ok(())
 }
 

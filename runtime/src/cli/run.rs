@@ -7,7 +7,7 @@ use super::flags::{Order, parse};
 use super::foreground::{Foreground, Terminal};
 use super::{Error, Global};
 use crate::bundle::Bundle;
-use crate::container::{self, Container};
+use crate::container::{Container, Start};
 use crate::error::Doing as _;
 use crate::hooks::{self, When};
 
@@ -30,7 +30,9 @@ pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
         given => (given, None),
     };
     let foreground = if detach { None } else { Some(Foreground::begin()?) }; // before there is a child to forward to
-    let container = Container::create(global, &asked.id, bundle, asked.options(terminal)?, container::Start::Now)?;
+    // Whoever reads the pid file may want to do so before the program runs.
+    let start = if asked.pid_file.is_some() { Start::Now } else { Start::AtOnce };
+    let container = Container::create(global, &asked.id, bundle, asked.options(terminal)?, start)?;
     container.write_pid(asked.pid_file.as_deref())?;
     container.start()?;
     let kept = container.keep();
@@ -41,7 +43,7 @@ pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
     let Some(foreground) = foreground else { return Ok(0) };
     let code = foreground.wait(&kept.init, ours)?;
     if !parsed.is_set("keep") {
-        super::delete::remove(global, &asked.id, false)?;
+        super::delete::remove_ended(global, &kept.state)?;
     }
     Ok(code)
 }

@@ -39,6 +39,14 @@ pub struct Plan {
     pub process: Process,
 }
 
+impl Plan {
+    /// Whether the child has to be answered before it comes to its gate.
+    pub fn waits_before_gate(&self) -> bool {
+        let listens = self.process.filter.as_ref().is_some_and(|filter| filter.listener.is_some());
+        self.namespaces.mapped_later || self.hooks_wait || listens
+    }
+}
+
 /// Namespaces to make with the clone, to make later, and to join.
 #[derive(Debug, Default)]
 pub struct Namespaces {
