@@ -1,0 +1,456 @@
+//! Blobs by digest. One is written aside, checked, synced, then named; its row comes last. What has no row is removed.
+//!
+//! ```text
+//! blobs/sha256/HEX      whole and checked
+//! ingest/HASH/data      being written; `ref` beside it names namespace and reference
+//! ```
+//!
+//! Blobs are shared between namespaces on disk, and visible in those that have a row for them.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use sha2::{Digest as _, Sha256};
+use tare_proto::containerd::services::content::v1::Info;
+
+use crate::error::{Doing as _, Error, Result};
+use crate::names::{Digest, Labels, Namespace, check_labels};
+use crate::store::{Store, kind};
+
+#[derive(Clone)]
+pub struct Content {
+    root: PathBuf,
+    store: Store,
+    /// References that somebody writes to.
+    locked: Arc<Mutex<HashSet<(Namespace, String)>>>,
+}
+
+/// How far a write has come.
+#[derive(Debug, Clone)]
+pub struct Status {
+    pub reference: String,
+    pub offset: u64,
+    pub total: u64,
+    pub expected: String,
+    pub started: SystemTime,
+    pub updated: SystemTime,
+}
+
+impl Content {
+    /// Opens the blobs below `root`.
+    ///
+    /// # Errors
+    /// The folders cannot be made.
+    pub fn open(root: &Path, store: Store) -> Result<Content> {
+        for dir in ["blobs/sha256", "ingest"] {
+            let dir = root.join(dir);
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&dir)
+                .doing(|| format!("making {}", dir.display()))?;
+        }
+        Ok(Content { root: root.to_owned(), store, locked: Arc::default() })
+    }
+
+    fn blob(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs/sha256").join(digest.hex())
+    }
+
+    fn ingest(&self, namespace: &Namespace, reference: &str) -> PathBuf {
+        self.root.join("ingest").join(Digest::of(format!("{namespace}\n{reference}").as_bytes()).hex())
+    }
+
+    /// # Errors
+    /// `NotFound`.
+    pub fn info(&self, namespace: &Namespace, digest: &Digest) -> Result<Info> {
+        let row = self.store.get(kind::BLOB, namespace, digest.as_str())?;
+        row.ok_or_else(|| Error::NotFound(format!("content {digest}")))
+    }
+
+    /// # Errors
+    /// The database is damaged.
+    pub fn list(&self, namespace: &Namespace) -> Result<Vec<Info>> {
+        Ok(self.store.list(kind::BLOB, namespace)?.into_iter().map(|(_, info)| info).collect())
+    }
+
+    /// Changes what a row says beside the digest.
+    ///
+    /// # Errors
+    /// `NotFound`, or what `change` refuses.
+    pub fn update(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+        change: impl FnOnce(&mut Labels) -> Result<()>,
+    ) -> Result<Info> {
+        self.store.change(|rows| {
+            let mut info: Info = rows
+                .get(kind::BLOB, namespace, digest.as_str())?
+                .ok_or_else(|| Error::NotFound(format!("content {digest}")))?;
+            change(&mut info.labels)?;
+            info.updated_at = Some(SystemTime::now().into());
+            rows.put(kind::BLOB, namespace, digest.as_str(), &info)?;
+            Ok(info)
+        })
+    }
+
+    /// Takes a blob away from a namespace; the collector removes it from disk when no other has it.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn delete(&self, namespace: &Namespace, digest: &Digest) -> Result<()> {
+        let there = self.store.change(|rows| rows.remove(kind::BLOB, namespace.as_str(), digest.as_str()))?;
+        if there { Ok(()) } else { Err(Error::NotFound(format!("content {digest}"))) }
+    }
+
+    /// Opens a blob for reading.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn reader(&self, namespace: &Namespace, digest: &Digest) -> Result<File> {
+        self.info(namespace, digest)?;
+        File::open(self.blob(digest)).doing(|| format!("opening content {digest}"))
+    }
+
+    /// A small blob as a whole.
+    ///
+    /// # Errors
+    /// `NotFound`; `ResourceExhausted` if it is longer than `limit`.
+    pub fn read(&self, namespace: &Namespace, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
+        let info = self.info(namespace, digest)?;
+        if info.size.unsigned_abs() > limit {
+            return Err(Error::ResourceExhausted(format!(
+                "content {digest} has {} bytes, at most {limit} are read",
+                info.size
+            )));
+        }
+        let mut bytes = Vec::new();
+        self.reader(namespace, digest)?.read_to_end(&mut bytes).doing(|| format!("reading content {digest}"))?;
+        Ok(bytes)
+    }
+
+    /// Opens a write under a reference, or goes on with one.
+    ///
+    /// # Errors
+    /// `Unavailable` somebody else writes there; `AlreadyExists` the blob that is expected is there.
+    pub fn writer(
+        &self,
+        namespace: &Namespace,
+        reference: &str,
+        total: u64,
+        expected: Option<&Digest>,
+    ) -> Result<Writer> {
+        if reference.is_empty() {
+            return Err(Error::InvalidArgument("ref must not be empty".into()));
+        }
+        if let Some(expected) = expected
+            && self.info(namespace, expected).is_ok()
+        {
+            return Err(Error::AlreadyExists(format!("content {expected}")));
+        }
+        let locked = (namespace.clone(), reference.to_owned());
+        if !self.locked.lock().unwrap_or_else(PoisonError::into_inner).insert(locked.clone()) {
+            return Err(Error::Unavailable(format!("ref {reference} locked")));
+        }
+        let lock = Lock { locked: self.locked.clone(), name: locked };
+        let folder = self.ingest(namespace, reference);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .doing(|| format!("making {}", folder.display()))?;
+        let doing = || format!("writing {reference}");
+        fs::write(
+            folder.join("ref"),
+            format!("{namespace}\n{total}\n{}\n{reference}", expected.map_or("", Digest::as_str)),
+        )
+        .doing(doing)?;
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(folder.join("data"))
+            .doing(doing)?;
+        let mut hash = Sha256::new();
+        let offset = std::io::copy(&mut file, &mut HashWriter(&mut hash)).doing(doing)?;
+        let started =
+            fs::metadata(folder.join("data")).and_then(|there| there.created()).unwrap_or_else(|_| SystemTime::now());
+        Ok(Writer {
+            content: self.clone(),
+            namespace: namespace.clone(),
+            reference: reference.to_owned(),
+            folder,
+            file,
+            hash,
+            offset,
+            total,
+            expected: expected.cloned(),
+            started,
+            _lock: lock,
+        })
+    }
+
+    /// All writes that are under way or were left.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn statuses(&self, namespace: &Namespace) -> Result<Vec<Status>> {
+        let folder = self.root.join("ingest");
+        let entries = fs::read_dir(&folder).doing(|| format!("reading {}", folder.display()))?;
+        Ok(entries.flatten().filter_map(|entry| status_of(&entry.path(), namespace)).collect())
+    }
+
+    /// # Errors
+    /// `NotFound`.
+    pub fn status(&self, namespace: &Namespace, reference: &str) -> Result<Status> {
+        status_of(&self.ingest(namespace, reference), namespace)
+            .ok_or_else(|| Error::NotFound(format!("ingest {reference}")))
+    }
+
+    /// Throws a write away.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn abort(&self, namespace: &Namespace, reference: &str) -> Result<()> {
+        let folder = self.ingest(namespace, reference);
+        if !folder.exists() {
+            return Err(Error::NotFound(format!("ingest {reference}")));
+        }
+        fs::remove_dir_all(&folder).doing(|| format!("removing {}", folder.display()))
+    }
+
+    /// Removes blobs that no namespace has a row for, and writes that were left a day ago.
+    ///
+    /// # Errors
+    /// The database is damaged.
+    pub fn sweep(&self) -> Result<()> {
+        let mut kept = HashSet::new();
+        for namespace in self.store.namespaces()? {
+            kept.extend(
+                self.list(&namespace)?
+                    .into_iter()
+                    .filter_map(|info| info.digest.strip_prefix("sha256:").map(str::to_owned)),
+            );
+        }
+        let folder = self.root.join("blobs/sha256");
+        for entry in fs::read_dir(&folder).doing(|| format!("reading {}", folder.display()))?.flatten() {
+            if !kept.contains(&*entry.file_name().to_string_lossy()) {
+                // One that a commit has just named has its row a moment later; it is young.
+                let young = entry
+                    .metadata()
+                    .and_then(|there| there.modified())
+                    .is_ok_and(|at| at.elapsed().is_ok_and(|age| age.as_secs() < 60));
+                let committing = young && !self.locked.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+                if !committing {
+                    let path = entry.path();
+                    fs::remove_file(&path).doing(|| format!("removing {}", path.display()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn status_of(folder: &Path, namespace: &Namespace) -> Option<Status> {
+    let text = fs::read_to_string(folder.join("ref")).ok()?;
+    let mut lines = text.splitn(4, '\n');
+    let (owner, total, expected, reference) = (lines.next()?, lines.next()?, lines.next()?, lines.next()?);
+    let data = fs::metadata(folder.join("data")).ok().filter(|_| owner == namespace.as_str())?;
+    Some(Status {
+        reference: reference.into(),
+        offset: data.len(),
+        total: total.parse().ok()?,
+        expected: expected.into(),
+        started: data.created().or_else(|_| data.modified()).ok()?,
+        updated: data.modified().ok()?,
+    })
+}
+
+struct HashWriter<'h>(&'h mut Sha256);
+
+impl std::io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Lock {
+    locked: Arc<Mutex<HashSet<(Namespace, String)>>>,
+    name: (Namespace, String),
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.locked.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+    }
+}
+
+/// A write that nobody sees yet. Dropped without a commit, it stays to be gone on with.
+pub struct Writer {
+    content: Content,
+    namespace: Namespace,
+    reference: String,
+    folder: PathBuf,
+    file: File,
+    hash: Sha256,
+    offset: u64,
+    total: u64,
+    expected: Option<Digest>,
+    started: SystemTime,
+    _lock: Lock,
+}
+
+impl Writer {
+    /// # Errors
+    /// The disk is full.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all_at(bytes, self.offset).doing(|| format!("writing {}", self.reference))?;
+        self.hash.update(bytes);
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Starts again from nothing.
+    ///
+    /// # Errors
+    /// The file cannot be cut.
+    pub fn restart(&mut self) -> Result<()> {
+        self.file.set_len(0).doing(|| format!("starting {} again", self.reference))?;
+        self.hash = Sha256::new();
+        self.offset = 0;
+        Ok(())
+    }
+
+    pub fn status(&self) -> Status {
+        Status {
+            reference: self.reference.clone(),
+            offset: self.offset,
+            total: self.total,
+            expected: self.expected.as_ref().map_or(String::new(), ToString::to_string),
+            started: self.started,
+            updated: SystemTime::now(),
+        }
+    }
+
+    /// The digest of what was written so far.
+    pub fn digest(&self) -> Digest {
+        Digest::of_hash(&self.hash.clone().finalize())
+    }
+
+    /// Checks what was written and makes it a blob.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` another size or digest; the write stays. `AlreadyExists` the blob is there; the write goes.
+    pub fn commit(self, size: u64, expected: Option<&Digest>, labels: &Labels) -> Result<Digest> {
+        check_labels(labels)?;
+        if size > 0 && size != self.offset {
+            return Err(Error::FailedPrecondition(format!("unexpected commit size {}, expected {size}", self.offset)));
+        }
+        let digest = self.digest();
+        if let Some(expected) = expected.or(self.expected.as_ref())
+            && *expected != digest
+        {
+            return Err(Error::FailedPrecondition(format!("unexpected commit digest {digest}, expected {expected}")));
+        }
+        let doing = || format!("committing {}", self.reference);
+        self.file.sync_data().doing(doing)?;
+        let blob = self.content.blob(&digest);
+        fs::rename(self.folder.join("data"), &blob).doing(doing)?;
+        let blobs = blob.parent().expect("a blob lies in blobs/sha256");
+        File::open(blobs).and_then(|folder| folder.sync_all()).doing(doing)?; // the name is durable before its row
+        let now = Some(SystemTime::now().into());
+        let size = i64::try_from(self.offset).unwrap_or(i64::MAX);
+        let info = Info { digest: digest.to_string(), size, created_at: now, updated_at: now, labels: labels.clone() };
+        let new = self.content.store.change(|rows| {
+            if rows.get::<Info>(kind::BLOB, &self.namespace, digest.as_str())?.is_some() {
+                return Ok(false);
+            }
+            rows.put(kind::BLOB, &self.namespace, digest.as_str(), &info)?;
+            Ok(true)
+        })?;
+        let _ = fs::remove_dir_all(&self.folder); // the blob is committed; what is left of the write is swept at the next start
+        if new { Ok(digest) } else { Err(Error::AlreadyExists(format!("content {digest}"))) }
+    }
+
+    /// Throws the write away.
+    ///
+    /// # Errors
+    /// The folder cannot be removed.
+    pub fn discard(self) -> Result<()> {
+        fs::remove_dir_all(&self.folder).doing(|| format!("removing {}", self.folder.display()))
+    }
+}
+
+impl std::io::Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Writer::write(self, bytes).map_err(std::io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content() -> (tempfile::TempDir, Content, Namespace) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("db")).unwrap();
+        let content = Content::open(dir.path(), store).unwrap();
+        (dir, content, Namespace::parse("test").unwrap())
+    }
+
+    #[test]
+    fn nothing_is_visible_before_it_is_whole_and_checked() {
+        let (_dir, content, ns) = content();
+        let digest = Digest::of(b"hello");
+        let mut writer = content.writer(&ns, "r", 5, Some(&digest)).unwrap();
+        writer.write(b"hell").unwrap();
+        assert!(content.info(&ns, &digest).is_err());
+        assert_eq!(content.writer(&ns, "r", 5, None).err().unwrap(), Error::Unavailable("ref r locked".into()));
+        assert!(matches!(writer.commit(5, None, &Labels::new()), Err(Error::FailedPrecondition(_))));
+        let mut writer = content.writer(&ns, "r", 5, None).unwrap();
+        assert_eq!(writer.status().offset, 4, "a write that was left is gone on with");
+        writer.write(b"o").unwrap();
+        assert_eq!(writer.commit(5, Some(&digest), &Labels::new()).unwrap(), digest);
+        assert_eq!(content.read(&ns, &digest, 100).unwrap(), b"hello");
+        assert!(matches!(content.writer(&ns, "s", 5, Some(&digest)), Err(Error::AlreadyExists(_))));
+    }
+
+    #[test]
+    fn a_wrong_digest_leaves_nothing_that_looks_whole() {
+        let (_dir, content, ns) = content();
+        let mut writer = content.writer(&ns, "r", 0, Some(&Digest::of(b"good"))).unwrap();
+        writer.write(b"evil").unwrap();
+        let error = writer.commit(0, None, &Labels::new()).unwrap_err();
+        assert!(error.to_string().starts_with("unexpected commit digest"), "{error}");
+        assert!(content.list(&ns).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_blob_without_a_row_is_swept() {
+        let (dir, content, ns) = content();
+        let mut writer = content.writer(&ns, "r", 0, None).unwrap();
+        writer.write(b"x").unwrap();
+        let digest = writer.commit(0, None, &Labels::new()).unwrap();
+        content.delete(&ns, &digest).unwrap();
+        content.sweep().unwrap();
+        assert_eq!(fs::read_dir(dir.path().join("blobs/sha256")).unwrap().count(), 0);
+    }
+}

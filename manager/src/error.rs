@@ -1,0 +1,71 @@
+//! What can go wrong, by what a caller does about it. Clients turn codes back into classes, and some look at the text: it
+//! ends with the class in containerd's words.
+
+use std::fmt::Display;
+use std::io;
+
+/// A failure: its class and a sentence, without the class's own words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("{0}: not found")]
+    NotFound(String),
+    #[error("{0}: already exists")]
+    AlreadyExists(String),
+    #[error("{0}: invalid argument")]
+    InvalidArgument(String),
+    #[error("{0}: failed precondition")]
+    FailedPrecondition(String),
+    #[error("{0}: unavailable")]
+    Unavailable(String),
+    #[error("{0}: out of range")]
+    OutOfRange(String),
+    #[error("{0}: resource exhausted")]
+    ResourceExhausted(String),
+    #[error("{0}: not implemented")]
+    Unimplemented(String),
+    #[error("{0}: permission denied")]
+    PermissionDenied(String),
+    #[error("{0}: aborted")]
+    Aborted(String),
+    #[error("{0}")]
+    Internal(String),
+    /// Somebody else's failure, in their words.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An error of the system, after what was being done: `making /x: no space left on device`.
+    pub fn io(doing: impl Display, error: &io::Error) -> Error {
+        let text = error.to_string();
+        let words = text.split(" (os error").next().unwrap_or_default().to_lowercase();
+        let text = format!("{doing}: {words}");
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::ResourceExhausted(text),
+            _ => Error::Internal(text),
+        }
+    }
+}
+
+/// Adds what was being done to an error of the system.
+pub trait Doing<T> {
+    /// `what` runs only on failure.
+    ///
+    /// # Errors
+    /// The one that was there, as a sentence.
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Doing<T> for io::Result<T> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| Error::io(what(), &error))
+    }
+}
+
+impl<T> Doing<T> for std::result::Result<T, rustix::io::Errno> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(io::Error::from).doing(what)
+    }
+}

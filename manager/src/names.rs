@@ -1,0 +1,196 @@
+//! Names from outside, checked once: whatever has one of these types cannot leave its folder or its row.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use crate::error::{Error, Result};
+
+/// Longest identifier. Source: containerd pkg/identifiers.
+const LONGEST: usize = 76;
+
+/// Checks an identifier: groups of letters and digits, joined by single `.`, `_` or `-`.
+///
+/// # Errors
+/// `InvalidArgument`.
+fn identifier(text: &str) -> Result<&str> {
+    let groups =
+        |text: &str| text.split(['.', '_', '-']).all(|g| !g.is_empty() && g.bytes().all(|b| b.is_ascii_alphanumeric()));
+    if text.is_empty() {
+        return Err(Error::InvalidArgument("identifier must not be empty".into()));
+    }
+    if text.len() > LONGEST {
+        return Err(Error::InvalidArgument(format!(
+            "identifier {text:?} greater than maximum length ({LONGEST} characters)"
+        )));
+    }
+    if !groups(text) {
+        return Err(Error::InvalidArgument(format!(
+            "identifier {text:?} must match letters and digits joined by single ., _ or -"
+        )));
+    }
+    Ok(text)
+}
+
+/// containerd's tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Namespace(String);
+
+impl Namespace {
+    /// # Errors
+    /// `InvalidArgument`.
+    pub fn parse(text: &str) -> Result<Namespace> {
+        Ok(Namespace(identifier(text)?.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A container's, task's, exec's or lease's name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id(String);
+
+impl Id {
+    /// # Errors
+    /// `InvalidArgument`.
+    pub fn parse(text: &str) -> Result<Id> {
+        Ok(Id(identifier(text)?.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// `sha256:` and 64 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(String);
+
+impl Digest {
+    /// # Errors
+    /// `InvalidArgument`: another algorithm, or not of its length.
+    pub fn parse(text: &str) -> Result<Digest> {
+        let hex = text
+            .strip_prefix("sha256:")
+            .ok_or_else(|| Error::InvalidArgument(format!("unsupported digest {text:?}: sha256:… is")))?;
+        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+            return Err(Error::InvalidArgument(format!("invalid checksum digest {text:?}")));
+        }
+        Ok(Digest(text.to_owned()))
+    }
+
+    /// Of a finished hash.
+    pub fn of_hash(hash: &[u8]) -> Digest {
+        Digest(format!("sha256:{}", hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
+    }
+
+    /// Of bytes in memory.
+    pub fn of(bytes: &[u8]) -> Digest {
+        Digest::of_hash(&<sha2::Sha256 as sha2::Digest>::digest(bytes))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn hex(&self) -> &str {
+        &self.0["sha256:".len()..]
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+pub type Labels = HashMap<String, String>;
+
+/// Checks sizes: a key and its value have at most 4096 bytes together.
+///
+/// # Errors
+/// `InvalidArgument`, naming the key.
+pub fn check_labels(labels: &Labels) -> Result<()> {
+    match labels.iter().find(|(key, value)| key.len() + value.len() > 4096) {
+        Some((key, _)) => Err(Error::InvalidArgument(format!(
+            "label key and value length greater than maximum size (4096 bytes), key: {:.10}",
+            key
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Changes labels as an update asks: all of them, or those that the mask names; an empty value takes a label away.
+///
+/// # Errors
+/// `InvalidArgument`: a path that is not of labels.
+pub fn update_labels(labels: &mut Labels, given: &Labels, mask: &[String]) -> Result<()> {
+    check_labels(given)?;
+    if mask.is_empty() || mask.iter().any(|path| path == "labels") {
+        labels.clone_from(given);
+    } else {
+        for path in mask {
+            let key = path
+                .strip_prefix("labels.")
+                .ok_or_else(|| Error::InvalidArgument(format!("cannot update {path} field")))?;
+            match given.get(key) {
+                Some(value) => labels.insert(key.to_owned(), value.clone()),
+                None => labels.remove(key),
+            };
+        }
+    }
+    labels.retain(|_, value| !value.is_empty());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_groups_joined_by_single_separators() {
+        for good in ["default", "k8s.io", "a-b_c.d", "0"] {
+            assert!(identifier(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "a..b", "-a", "a-", "a/b", "../x", "ä", &"x".repeat(77)] {
+            assert!(identifier(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_digest_cannot_be_a_path() {
+        assert!(Digest::parse(&format!("sha256:{}", "a".repeat(64))).is_ok());
+        for bad in [
+            "",
+            "sha256:",
+            "sha256:../..",
+            "md5:00",
+            &format!("sha256:{}", "A".repeat(64)),
+            &format!("sha256:{}/", "a".repeat(63)),
+        ] {
+            assert!(Digest::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_update_changes_what_its_mask_names() {
+        let mut labels = Labels::from([("a".into(), "1".into()), ("b".into(), "2".into())]);
+        let given = Labels::from([("a".into(), String::new()), ("c.d".into(), "3".into())]);
+        update_labels(&mut labels, &given, &["labels.a".into(), "labels.c.d".into()]).unwrap();
+        assert_eq!(labels, Labels::from([("b".into(), "2".into()), ("c.d".into(), "3".into())]));
+        assert!(update_labels(&mut labels, &given, &["size".into()]).is_err());
+    }
+}
