@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod guest;
 mod install;
 mod peers;
@@ -30,6 +31,8 @@ enum Task {
     },
     /// Download the programs that tests compare with into target/peers, changing nothing else on this machine
     Peers,
+    /// Try mutated inputs on all that reads outside text
+    Fuzz(fuzz::Args),
     /// Boot the QEMU guest (cgroup v2, systemd) and run one command in it: `cargo xtask guest -- true`
     Guest(guest::Args),
 }
@@ -41,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench(args) => bench::run(&args),
         Task::Install { prefix } => install::run(&prefix),
         Task::Peers => peers::unpack(),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Guest(args) => guest::run(&args),
     }
 }

@@ -45,6 +45,7 @@ struct Comparison {
 }
 
 fn library() -> Library {
+    assert_own_libc();
     let name = c"libseccomp.so.2";
     // SAFETY: the library has no constructors that touch our state.
     let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) };
@@ -70,6 +71,23 @@ fn library() -> Library {
         export: function!(c"seccomp_export_bpf", Export),
         set_api: function!(c"seccomp_api_set", SetApi),
     }
+}
+
+/// A static program that opens a library gets the system's C library along with it, which must be the one that it was
+/// linked with: another would not fail, but crash.
+fn assert_own_libc() {
+    // SAFETY: gives a constant string.
+    let version = unsafe { gnu_get_libc_version() };
+    // SAFETY: the string ends in a zero byte and is never freed.
+    let ours = unsafe { CStr::from_ptr(version) }.to_str().unwrap();
+    let libc = std::fs::read("/lib/x86_64-linux-gnu/libc.so.6").unwrap();
+    let banner = format!("stable release version {ours}.");
+    let same = libc.windows(banner.len()).any(|window| window == banner.as_bytes());
+    assert!(same, "built with glibc {ours}, which this machine does not have: run this test where it was built");
+}
+
+unsafe extern "C" {
+    fn gnu_get_libc_version() -> *const c_char;
 }
 
 /// What runc makes of the profile through libseccomp, without the `ENOSYS` part, which it puts in front.
