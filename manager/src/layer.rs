@@ -35,6 +35,8 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 pub struct Applied {
     pub diff_id: Digest,
     pub size: u64,
+    /// Folders that the archive puts something into and does not bring along: they look as in the layers below.
+    pub implied: Vec<PathBuf>,
 }
 
 /// How removals are written.
@@ -48,11 +50,9 @@ pub enum Removals {
 
 /// Unpacks an archive, compressed or not, into `folder`. Reads to the end of the stream.
 ///
-/// `lower` are the layers below, top first: a folder that the archive does not bring along looks as it looks there.
-///
 /// # Errors
 /// The archive is cut short or malformed, names a place outside, or is too large. The folder is then to be thrown away.
-pub fn apply(stream: impl Read, folder: &Path, lower: &[PathBuf], removals: Removals) -> Result<Applied> {
+pub fn apply(stream: impl Read, folder: &Path, removals: Removals) -> Result<Applied> {
     let mut buffered = io::BufReader::with_capacity(128 << 10, stream);
     let magic = io::BufRead::fill_buf(&mut buffered).doing(|| "reading the layer".into())?;
     let plain: Box<dyn Read> = match magic {
@@ -65,7 +65,7 @@ pub fn apply(stream: impl Read, folder: &Path, lower: &[PathBuf], removals: Remo
     let mut archive = tar::Archive::new(Counted { stream: plain, hash: Sha256::new(), size: 0 });
     let root = openat(CWD, folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .doing(|| format!("opening {}", folder.display()))?;
-    let mut unpacker = Unpacker { root, lower, removals, times: Vec::new(), parent: None };
+    let mut unpacker = Unpacker { root, removals, times: Vec::new(), parent: None, implied: Vec::new() };
     let doing = || "reading the layer's archive".to_owned();
     for entry in archive.entries().doing(doing)? {
         unpacker.entry(&mut entry.doing(doing)?)?;
@@ -73,7 +73,39 @@ pub fn apply(stream: impl Read, folder: &Path, lower: &[PathBuf], removals: Remo
     unpacker.set_times()?;
     let mut counted = archive.into_inner();
     io::copy(&mut counted, &mut io::sink()).doing(doing)?; // what follows the archive is part of the digest
-    Ok(Applied { diff_id: Digest::of_hash(&counted.hash.finalize()), size: counted.size })
+    Ok(Applied { diff_id: Digest::of_hash(&counted.hash.finalize()), size: counted.size, implied: unpacker.implied })
+}
+
+/// Gives folders that a layer only implied the owner and mode that they have in the layers below, top first.
+///
+/// # Errors
+/// A folder cannot be changed.
+pub fn inherit(folder: &Path, implied: &[PathBuf], lower: &[PathBuf]) -> Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let root = openat(CWD, folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| format!("opening {}", folder.display()))?;
+    for path in implied {
+        let there =
+            |layer: &PathBuf| std::fs::symlink_metadata(layer.join(path)).ok().filter(std::fs::Metadata::is_dir);
+        let Some(below) = lower.iter().find_map(there) else { continue };
+        let doing = || format!("setting the owner and mode of {}", path.display());
+        let Ok(made) = open_folder(&root, path).and_then(|made| reopen(&made)) else { continue }; // replaced by a later entry
+        fchown(&made, Some(Uid::from_raw(below.uid())), Some(Gid::from_raw(below.gid()))).doing(doing)?;
+        fchmod(&made, Mode::from_raw_mode(below.mode() & 0o7777)).doing(doing)?;
+    }
+    Ok(())
+}
+
+/// Opens a folder with the layer as its root: no link leads out.
+fn open_folder(root: &OwnedFd, path: &Path) -> std::result::Result<OwnedFd, Errno> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match openat2(root, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {} // a rename somewhere raced the walk: openat2(2) says to try again
+            answer => return answer,
+        }
+    }
 }
 
 struct Counted<R> {
@@ -94,21 +126,21 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-struct Unpacker<'l> {
+struct Unpacker {
     root: OwnedFd,
-    lower: &'l [PathBuf],
     removals: Removals,
     /// Folders change when something is made in them, so their times come last.
     times: Vec<(PathBuf, Timestamps)>,
     /// The folder of the entry before, which mostly is that of the next too.
     parent: Option<(PathBuf, OwnedFd)>,
+    implied: Vec<PathBuf>,
 }
 
 fn refused<T>(path: &Path, why: &str) -> Result<T> {
     Err(Error::InvalidArgument(format!("the layer's entry {}: {why}", path.display())))
 }
 
-impl Unpacker<'_> {
+impl Unpacker {
     fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<()> {
         let path = cleaned(&entry.path().doing(|| "reading an entry's name".into())?)?;
         let kind = entry.header().entry_type();
@@ -181,14 +213,11 @@ impl Unpacker<'_> {
         Ok(handle)
     }
 
-    /// Opens a folder with the layer as its root: no link leads out.
     fn existing(&self, path: &Path) -> std::result::Result<OwnedFd, Errno> {
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        openat2(&self.root, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve)
+        open_folder(&self.root, path)
     }
 
-    fn make_parents(&self, path: &Path) -> Result<OwnedFd> {
+    fn make_parents(&mut self, path: &Path) -> Result<OwnedFd> {
         let mut at = PathBuf::new();
         let mut handle = self.existing(&at).doing(|| "opening the layer".into())?;
         for part in path.components() {
@@ -199,15 +228,7 @@ impl Unpacker<'_> {
                 Err(Errno::NOENT) => {
                     mkdirat(&above, part.as_os_str(), Mode::from_raw_mode(0o755)).doing(doing)?;
                     let made = self.existing(&at).doing(doing)?;
-                    if let Some(below) = self.lower.iter().find_map(|layer| {
-                        std::fs::symlink_metadata(layer.join(&at)).ok().filter(std::fs::Metadata::is_dir)
-                    }) {
-                        use std::os::unix::fs::MetadataExt as _;
-                        let open = reopen(&made).doing(doing)?;
-                        fchown(&open, Some(Uid::from_raw(below.uid())), Some(Gid::from_raw(below.gid())))
-                            .doing(doing)?;
-                        fchmod(&open, Mode::from_raw_mode(below.mode() & 0o7777)).doing(doing)?;
-                    }
+                    self.implied.push(at.clone());
                     made
                 }
                 handle => handle.doing(doing)?,
@@ -422,7 +443,7 @@ mod tests {
         std::fs::write(dir.path().join("canary"), "host").unwrap();
         let root = dir.path().join("root");
         std::fs::create_dir(&root).unwrap();
-        let applied = apply(archive(entries).as_slice(), &root, &[], Removals::Overlay);
+        let applied = apply(archive(entries).as_slice(), &root, Removals::Overlay);
         assert_eq!(std::fs::read(dir.path().join("canary")).unwrap(), b"host", "{entries:?}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "{entries:?} made something beside the root");
         (dir, applied)
@@ -476,7 +497,7 @@ mod tests {
             io::Write::write_all(&mut gzip, &whole).unwrap();
             gzip.finish().unwrap()
         };
-        let run = |bytes: &[u8]| apply(bytes, tempfile::tempdir().unwrap().path(), &[], Removals::Overlay);
+        let run = |bytes: &[u8]| apply(bytes, tempfile::tempdir().unwrap().path(), Removals::Overlay);
         assert_eq!(run(&whole).unwrap(), run(&compressed).unwrap());
         assert_eq!(run(&whole).unwrap().diff_id, Digest::of(&whole));
         for cut in [20, compressed.len() / 2, compressed.len() - 1] {

@@ -217,7 +217,10 @@ impl Snapshots {
     }
 
     /// The folders of a committed snapshot and all below it, top first.
-    fn chain(&self, namespace: &Namespace, key: &str) -> Result<Vec<PathBuf>> {
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn chain(&self, namespace: &Namespace, key: &str) -> Result<Vec<PathBuf>> {
         let mut folders = Vec::new();
         let mut key = key.to_owned();
         while !key.is_empty() {
@@ -228,7 +231,8 @@ impl Snapshots {
         Ok(folders)
     }
 
-    /// Freezes an active snapshot under a name of its own; the key is free again.
+    /// Freezes an active snapshot under a name of its own; the key is free again. A `parent` that is given becomes its
+    /// parent: so layers can be unpacked side by side and put on one another at the end.
     ///
     /// # Errors
     /// `NotFound`; `AlreadyExists` the name is used; `FailedPrecondition` it is not active.
@@ -239,9 +243,13 @@ impl Snapshots {
         new: &str,
         key: &str,
         labels: &Labels,
+        parent: Option<&str>,
     ) -> Result<()> {
         check_labels(labels)?;
         let before = self.row(namespace, snapshotter, key)?;
+        if let Some(parent) = parent {
+            self.check_parent(namespace, parent)?;
+        }
         let (size, inodes) = usage(&self.layer(before.number))?;
         sync(&self.layer(before.number))?;
         self.store.change(|rows| {
@@ -256,6 +264,9 @@ impl Snapshots {
                 return Err(Error::FailedPrecondition(format!("snapshot {key} is not active")));
             }
             info.name = new.into();
+            if let Some(parent) = parent {
+                info.parent = parent.into();
+            }
             info.set_kind(Kind::Committed);
             info.updated_at = Some(SystemTime::now().into());
             info.labels.extend(labels.clone());
@@ -399,7 +410,7 @@ mod tests {
         assert_eq!((mounts[0].r#type.as_str(), mounts[0].options[0].as_str()), ("bind", "rw"));
         assert!(snapshots.prepare(&ns, OVERLAY, "b", "a", &none, false).is_err(), "an active parent");
         fs::write(Path::new(&mounts[0].source).join("file"), "x").unwrap();
-        snapshots.commit(&ns, OVERLAY, "A", "a", &none).unwrap();
+        snapshots.commit(&ns, OVERLAY, "A", "a", &none, None).unwrap();
         assert!(snapshots.mounts(&ns, OVERLAY, "A").is_err(), "committed");
         let mounts = snapshots.prepare(&ns, OVERLAY, "b", "A", &none, false).unwrap();
         assert_eq!(mounts[0].r#type, "overlay");
