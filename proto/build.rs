@@ -8,10 +8,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files: Vec<PathBuf> =
         std::fs::read_dir("proto")?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
     let descriptors = protox::compile(&files, ["proto"])?;
+    let mut messages = prost_build::Config::new();
+    messages.enable_type_names();
     if env::var_os("CARGO_FEATURE_GRPC").is_some() {
-        tonic_prost_build::configure().include_file("all.rs").compile_fds(descriptors)?;
+        tonic_prost_build::configure().include_file("all.rs").compile_fds_with_config(descriptors, messages)?;
     } else {
-        prost_build::Config::new().include_file("all.rs").compile_fds(descriptors)?;
+        messages.include_file("all.rs").compile_fds(descriptors)?;
     }
     Ok(())
 }

@@ -5,7 +5,6 @@ pub mod content;
 pub mod error;
 pub mod event;
 pub mod filter;
-pub mod gc;
 pub mod layer;
 pub mod names;
 pub mod snapshot;

@@ -1,0 +1,384 @@
+//! The table of tasks: made, found again, deleted, and buried when their shim dies.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prost_types::Any;
+use tare_proto::any;
+use tare_proto::containerd::events::{TaskDelete, TaskExit};
+use tare_proto::containerd::runc::v1::Options;
+use tare_proto::containerd::task::v3 as pb;
+use tare_proto::containerd::types::Mount;
+
+use super::bundle::{Bundle, Bundles};
+use super::log::Log;
+use super::start::{self, Caller, Daemon, Endpoint};
+use super::task::{Exit, Task};
+use crate::error::Error;
+use crate::event::Exchange;
+use crate::names::{Id, Namespace};
+
+/// A shim that does not take a connection and answer within it, at our start, is taken for dead. As containerd's.
+const LOAD: Duration = Duration::from_secs(5);
+const SHUTDOWN: Duration = Duration::from_secs(3);
+
+const OPTIONS: &str = "containerd.runc.v1.Options";
+
+/// Clones share the table.
+#[derive(Clone)]
+pub struct Tasks {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    daemon: Daemon,
+    bundles: Bundles,
+    /// Where the runtime keeps its state, unless a client says otherwise.
+    runtime_root: PathBuf,
+    events: Exchange,
+    table: Mutex<HashMap<(Namespace, Id), Entry>>,
+}
+
+enum Entry {
+    /// Its name is taken while it is being made.
+    Making,
+    Made(Arc<Task>),
+}
+
+/// What a task is made of.
+pub struct Creation {
+    /// `io.containerd.tare.v2`, or the shim's absolute path.
+    pub runtime: String,
+    pub options: Option<Any>,
+    /// config.json.
+    pub spec: Vec<u8>,
+    pub rootfs: Vec<Mount>,
+    pub terminal: bool,
+    pub stdin: String,
+    pub stdout: String,
+    pub stderr: String,
+    /// A folder to restore from, or empty.
+    pub checkpoint: String,
+}
+
+impl Tasks {
+    pub fn new(daemon: Daemon, bundles: Bundles, runtime_root: PathBuf, events: Exchange) -> Tasks {
+        Tasks { inner: Arc::new(Inner { daemon, bundles, runtime_root, events, table: Mutex::default() }) }
+    }
+
+    /// Makes a task: its program is ready, and waits for start. Returns its pid.
+    ///
+    /// # Errors
+    /// There is one of that name, there is no such runtime, or the shim refused. Then nothing is left of it.
+    pub async fn create(&self, namespace: &Namespace, id: &Id, creation: Creation) -> Result<u32, Error> {
+        let binary = start::binary(&creation.runtime)?;
+        let name = Name::take(self, namespace, id)?;
+        let bundle = self.inner.bundles.create(namespace, id, &creation.spec)?;
+        let (task, pid) = match self.launch(namespace, id, &binary, &bundle, creation).await {
+            Ok(made) => made,
+            Err(error) => return Err(self.undo(namespace, id, &binary, bundle, error).await),
+        };
+        name.give(task.clone());
+        self.watch(task);
+        Ok(pid)
+    }
+
+    /// # Errors
+    /// There is none.
+    pub fn get(&self, namespace: &Namespace, id: &Id) -> Result<Arc<Task>, Error> {
+        match self.inner.lock().get(&(namespace.clone(), id.clone())) {
+            Some(Entry::Made(task)) => Ok(task.clone()),
+            Some(Entry::Making) | None => Err(Error::NotFound(format!("task {id}"))),
+        }
+    }
+
+    /// The tasks of a namespace, by id.
+    pub fn list(&self, namespace: &Namespace) -> Vec<Arc<Task>> {
+        let mut tasks: Vec<_> = self.all().into_iter().filter(|task| task.namespace == *namespace).collect();
+        tasks.sort_by(|a, b| a.id.cmp(&b.id));
+        tasks
+    }
+
+    /// Whether this container has a task, or is getting one.
+    pub fn has(&self, namespace: &Namespace, id: &Id) -> bool {
+        self.inner.lock().contains_key(&(namespace.clone(), id.clone()))
+    }
+
+    /// Removes a task that has ended, with its shim and its bundle.
+    ///
+    /// # Errors
+    /// There is none, or it has not ended.
+    pub async fn delete(&self, namespace: &Namespace, id: &Id) -> Result<Exit, Error> {
+        let task = self.get(namespace, id)?;
+        let request = pb::DeleteRequest { id: id.to_string(), exec_id: String::new() };
+        let exit = match task.call::<pb::DeleteResponse>("Delete", &request).await {
+            Ok(response) => Exit::from(response),
+            Err(Error::Unavailable(_)) => return task.burial().await,
+            // The shim lives and has no such task: a delete that was cut short. What is ours goes.
+            Err(error @ Error::NotFound(_)) => {
+                self.dismiss(&task, Exit::unknown()).await?;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
+        self.dismiss(&task, exit.clone()).await?;
+        Ok(exit)
+    }
+
+    /// Finds the tasks that an earlier daemon left, and buries those whose shim is gone.
+    ///
+    /// # Errors
+    /// The state folder cannot be read.
+    pub async fn recover(&self) -> Result<(), Error> {
+        let mut loads = tokio::task::JoinSet::new();
+        for (namespace, id, bundle) in self.inner.bundles.found()? {
+            let tasks = self.clone();
+            loads.spawn(async move { tasks.load(namespace, id, bundle).await });
+        }
+        loads.join_all().await;
+        Ok(())
+    }
+
+    async fn launch(
+        &self,
+        namespace: &Namespace,
+        id: &Id,
+        binary: &std::path::Path,
+        bundle: &Bundle,
+        creation: Creation,
+    ) -> Result<(Arc<Task>, u32), Error> {
+        let inner = &self.inner;
+        let options = with_root(creation.options, &inner.runtime_root)?;
+        let log = Log::follow(&bundle.path, namespace.as_str(), id.as_str())?;
+        let caller = Caller { daemon: &inner.daemon, binary, namespace, id, bundle: &bundle.path };
+        remember(&bundle.path, binary)?;
+        let endpoint = caller.start(Some(&options)).await?;
+        endpoint.save(&bundle.path)?;
+        let task = Task::connect(namespace, id, bundle.clone(), binary.to_owned(), &endpoint, log).await?;
+        let request = pb::CreateTaskRequest {
+            id: id.to_string(),
+            bundle: bundle.path.display().to_string(),
+            rootfs: creation.rootfs,
+            terminal: creation.terminal,
+            stdin: creation.stdin,
+            stdout: creation.stdout,
+            stderr: creation.stderr,
+            checkpoint: creation.checkpoint,
+            parent_checkpoint: String::new(),
+            options: Some(options),
+        };
+        match task.call::<pb::CreateTaskResponse>("Create", &request).await {
+            Ok(response) => Ok((Arc::new(task), response.pid)),
+            Err(error) => {
+                shut_down(&task).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Leaves nothing of a task that could not be made. Returns the error, with what else went wrong.
+    async fn undo(
+        &self,
+        namespace: &Namespace,
+        id: &Id,
+        binary: &std::path::Path,
+        bundle: Bundle,
+        error: Error,
+    ) -> Error {
+        let caller = Caller { daemon: &self.inner.daemon, binary, namespace, id, bundle: &bundle.path };
+        if bundle.path.join("bootstrap.json").exists()
+            && let Err(left) = caller.delete().await
+        {
+            tracing::warn!(%namespace, %id, "{left}");
+        }
+        if let Err(left) = bundle.remove() {
+            tracing::error!(%namespace, %id, "{left}");
+        }
+        error
+    }
+
+    async fn load(&self, namespace: Namespace, id: Id, bundle: Bundle) {
+        let (binary, path) = (recall(&bundle.path), bundle.path.clone());
+        let connect = async {
+            let endpoint = Endpoint::load(&path)?;
+            let log = Log::follow(&path, namespace.as_str(), id.as_str())?;
+            let task = Task::connect(&namespace, &id, bundle.clone(), binary.clone(), &endpoint, log).await?;
+            task.state("").await?;
+            Ok(task)
+        };
+        let connected = tokio::time::timeout(LOAD, connect)
+            .await
+            .unwrap_or_else(|_| Err(Error::Unavailable(format!("no answer within {} s", LOAD.as_secs()))));
+        match connected {
+            Ok(task) => {
+                let task = Arc::new(task);
+                self.inner.lock().insert((namespace, id), Entry::Made(task.clone()));
+                self.watch(task);
+            }
+            Err(error) => {
+                tracing::warn!(%namespace, %id, "task lost while the daemon was away: {error}");
+                let caller = Caller {
+                    daemon: &self.inner.daemon,
+                    binary: &binary,
+                    namespace: &namespace,
+                    id: &id,
+                    bundle: &path,
+                };
+                self.clean(&caller, &bundle).await;
+            }
+        }
+    }
+
+    /// Buries the task when its shim goes before the task was deleted.
+    fn watch(&self, task: Arc<Task>) {
+        let tasks = self.clone();
+        tokio::spawn(async move {
+            task.lost().await;
+            if !tasks.is_current(&task) {
+                return;
+            }
+            tracing::warn!(namespace = %task.namespace, id = %task.id, "lost the shim");
+            let exit = tasks.clean(&task.caller(&tasks.inner.daemon), &task.bundle).await;
+            tasks.forget(&task);
+            task.buried.send_replace(Some(exit));
+        });
+    }
+
+    /// What is left of a task whose shim is gone is removed, and its end told, since nobody else will.
+    async fn clean(&self, caller: &Caller<'_>, bundle: &Bundle) -> Exit {
+        let exit = caller.delete().await.map_or_else(
+            |error| {
+                tracing::warn!(namespace = %caller.namespace, id = %caller.id, "{error}");
+                Exit::unknown()
+            },
+            Exit::from,
+        );
+        if let Err(error) = bundle.remove() {
+            tracing::error!(namespace = %caller.namespace, id = %caller.id, "{error}");
+        }
+        let (id, at) = (caller.id.to_string(), Some(exit.at));
+        let exited = TaskExit {
+            container_id: id.clone(),
+            id: id.clone(),
+            pid: exit.pid,
+            exit_status: exit.status,
+            exited_at: at,
+        };
+        let deleted =
+            TaskDelete { container_id: id, pid: exit.pid, exit_status: exit.status, exited_at: at, id: String::new() };
+        let told = self
+            .inner
+            .events
+            .tell(caller.namespace, "/tasks/exit", &exited)
+            .and_then(|()| self.inner.events.tell(caller.namespace, "/tasks/delete", &deleted));
+        if let Err(error) = told {
+            tracing::error!("{error}");
+        }
+        exit
+    }
+
+    /// Ends the shim of a task that was deleted, if it has no other, and removes what is ours.
+    async fn dismiss(&self, task: &Arc<Task>, exit: Exit) -> Result<(), Error> {
+        self.forget(task);
+        shut_down(task).await;
+        task.buried.send_replace(Some(exit)); // for whoever asks just now how it ended
+        task.bundle.remove()
+    }
+
+    fn is_current(&self, task: &Arc<Task>) -> bool {
+        let table = self.inner.lock();
+        let entry = table.get(&(task.namespace.clone(), task.id.clone()));
+        matches!(entry, Some(Entry::Made(current)) if Arc::ptr_eq(current, task))
+    }
+
+    fn forget(&self, task: &Arc<Task>) {
+        if self.is_current(task) {
+            self.inner.lock().remove(&(task.namespace.clone(), task.id.clone()));
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Task>> {
+        let made = |entry: &Entry| match entry {
+            Entry::Made(task) => Some(task.clone()),
+            Entry::Making => None,
+        };
+        self.inner.lock().values().filter_map(made).collect()
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Namespace, Id), Entry>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A name taken in the table: given to the task that was made, or free again.
+struct Name<'a> {
+    tasks: &'a Tasks,
+    key: Option<(Namespace, Id)>,
+}
+
+impl<'a> Name<'a> {
+    fn take(tasks: &'a Tasks, namespace: &Namespace, id: &Id) -> Result<Name<'a>, Error> {
+        let key = (namespace.clone(), id.clone());
+        match tasks.inner.lock().entry(key.clone()) {
+            std::collections::hash_map::Entry::Occupied(_) => Err(Error::AlreadyExists(format!("task {id}"))),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                place.insert(Entry::Making);
+                Ok(Name { tasks, key: Some(key) })
+            }
+        }
+    }
+
+    fn give(mut self, task: Arc<Task>) {
+        if let Some(key) = self.key.take() {
+            self.tasks.inner.lock().insert(key, Entry::Made(task));
+        }
+    }
+}
+
+impl Drop for Name<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.tasks.inner.lock().remove(&key);
+        }
+    }
+}
+
+/// Asks the shim to end. It may refuse: others of its group may live.
+async fn shut_down(task: &Task) {
+    let request = pb::ShutdownRequest { id: task.id.to_string(), now: false };
+    match tokio::time::timeout(SHUTDOWN, task.call::<()>("Shutdown", &request)).await {
+        Ok(Ok(()) | Err(Error::Unavailable(_))) => {} // the connection may close before the answer
+        Ok(Err(error)) => tracing::warn!(id = %task.id, "shutting down the shim: {error}"),
+        Err(_) => tracing::warn!(id = %task.id, "shutting down the shim: no answer within {} s", SHUTDOWN.as_secs()),
+    }
+}
+
+/// The options for the shim: where they leave it open, the runtime's root is ours and not an installed containerd's.
+fn with_root(options: Option<Any>, root: &std::path::Path) -> Result<Any, Error> {
+    let Some(options) = options.filter(|options| !options.type_url.is_empty()) else {
+        return Ok(any::pack(OPTIONS, &Options { root: root.display().to_string(), ..Options::default() }));
+    };
+    let runc = any::unpack::<Options>(&options, OPTIONS)
+        .map_err(|error| Error::InvalidArgument(format!("reading options of type {OPTIONS}: {error}")))?;
+    Ok(match runc {
+        Some(runc) if runc.root.is_empty() => any::pack(OPTIONS, &Options { root: root.display().to_string(), ..runc }),
+        _ => options,
+    })
+}
+
+const BINARY: &str = "shim-binary-path";
+
+fn remember(bundle: &std::path::Path, binary: &std::path::Path) -> Result<(), Error> {
+    let path = bundle.join(BINARY);
+    std::fs::write(&path, binary.display().to_string())
+        .map_err(|error| Error::io(format!("writing {}", path.display()), &error))
+}
+
+/// The shim that a bundle was made with; ours if the file was not yet written.
+fn recall(bundle: &std::path::Path) -> PathBuf {
+    std::fs::read_to_string(bundle.join(BINARY)).map_or_else(|_| PathBuf::from(start::OURS), PathBuf::from)
+}
