@@ -411,6 +411,25 @@ mod tests {
         cgroup.remove().unwrap();
     }
 
+    /// On version 1 a container has no cgroup where it has no limit; a later limit must hold for the processes it has.
+    #[test]
+    fn a_later_limit_holds_for_the_processes_there_are() {
+        let path = path("later");
+        let cgroup = make(&path, serde_json::json!({})).unwrap();
+        let mut child = joined(&cgroup, 1);
+        let resources: Resources = serde_json::from_value(serde_json::json!({"cpu": {"cpus": "0"}})).unwrap();
+        match Settings::for_update(&path, &resources) {
+            Ok(settings) => {
+                cgroup.update(&settings).unwrap();
+                let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+                assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
+            }
+            Err(error) => assert!(error.to_string().contains("this host has no cpuset controller"), "{error}"),
+        }
+        cgroup.clear().unwrap();
+        child.wait().unwrap();
+    }
+
     /// Version 2 has its values only where its controllers are: what this host lacks is refused, what it has is set.
     fn version_2_values(path: &CgroupPath) {
         let CgroupPath::V2 { root, path: directory } = path else { return };

@@ -4,6 +4,7 @@
 //! this version of cgroups has no file for, and controllers that this host lacks.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use super::devices::Devices;
 use super::{CgroupPath, Error, v1, v2};
@@ -27,6 +28,13 @@ pub struct Setting {
     pub value: String,
     /// Below `linux.resources`.
     pub field: Cow<'static, str>,
+}
+
+impl Setting {
+    /// Whether a kernel that lacks the file is fine: it has nothing to limit there.
+    pub fn optional(&self) -> bool {
+        self.file.contains(".rsvd.")
+    }
 }
 
 impl Settings {
@@ -60,6 +68,18 @@ impl Settings {
             }
         }?;
         Ok(settings)
+    }
+
+    /// Limits of huge pages: in use, and reserved where the kernel counts that too (Linux 5.7).
+    pub(super) fn set_huge_pages(&mut self, resources: &Resources, suffix: &str) -> Result<(), Error> {
+        for (index, page) in resources.hugepage_limits.iter().enumerate() {
+            check_page_size(index, &page.page_size)?;
+            for kind in ["", ".rsvd"] {
+                let file = format!("hugetlb.{}{kind}.{suffix}", page.page_size);
+                self.set("hugetlb", file, page.limit, format!("hugepageLimits[{index}].limit"));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn set(
@@ -129,14 +149,23 @@ pub(super) fn check_weight(field: &str, weight: u16) -> Result<(), Error> {
     if (10..=1000).contains(&weight) { Ok(()) } else { Err(refused(field, format!("{weight} is not from 10 to 1000"))) }
 }
 
-/// A page size as cgroup files spell it: `2MB`, `1GB`.
-pub(super) fn check_page_size(index: usize, size: &str) -> Result<(), Error> {
-    let digits = size.trim_end_matches(['K', 'M', 'G', 'B']);
-    let unit = &size[digits.len()..];
-    if digits.parse::<u32>().is_ok() && ["KB", "MB", "GB"].contains(&unit) {
-        return Ok(());
+/// A page size as cgroup files spell it (`2MB`, `1GB`), of which this kernel has pages.
+fn check_page_size(index: usize, size: &str) -> Result<(), Error> {
+    let field = format!("hugepageLimits[{index}].pageSize");
+    let digits = size.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let kib = match &size[digits.len()..] {
+        "KB" => Some(1),
+        "MB" => Some(1024),
+        "GB" => Some(1024 * 1024),
+        _ => None,
+    };
+    let Some(kib) = kib.and_then(|unit: u64| digits.parse::<u64>().ok()?.checked_mul(unit)) else {
+        return Err(refused(&field, format!("{size:?} is not a size like 2MB")));
+    };
+    match Path::new(&format!("/sys/kernel/mm/hugepages/hugepages-{kib}kB")).is_dir() {
+        true => Ok(()),
+        false => Err(refused(&field, format!("this kernel has no pages of {size}"))),
     }
-    Err(refused(&format!("hugepageLimits[{index}].pageSize"), format!("{size:?} is not a size like 2MB")))
 }
 
 /// The value of a limit that has -1 for none, in the kernel's word of the version.

@@ -22,6 +22,7 @@ type ArchAdd = unsafe extern "C" fn(*mut c_void, u32) -> c_int;
 type Resolve = unsafe extern "C" fn(*const c_char) -> c_int;
 type RuleAdd = unsafe extern "C" fn(*mut c_void, u32, c_int, u32, *const Comparison) -> c_int;
 type Export = unsafe extern "C" fn(*mut c_void, c_int) -> c_int;
+type ResolveFor = unsafe extern "C" fn(u32, *const c_char) -> c_int;
 type SetApi = unsafe extern "C" fn(u32) -> c_int;
 
 /// The functions of libseccomp that we call. Source: seccomp_init(3), seccomp_rule_add(3), seccomp_export_bpf(3).
@@ -33,6 +34,7 @@ struct Library {
     rule_add: RuleAdd,
     export: Export,
     set_api: SetApi,
+    resolve_for: ResolveFor,
 }
 
 /// `struct scmp_arg_cmp`.
@@ -70,6 +72,7 @@ fn library() -> Library {
         rule_add: function!(c"seccomp_rule_add_array", RuleAdd),
         export: function!(c"seccomp_export_bpf", Export),
         set_api: function!(c"seccomp_api_set", SetApi),
+        resolve_for: function!(c"seccomp_syscall_resolve_name_arch", ResolveFor),
     }
 }
 
@@ -98,7 +101,7 @@ fn peer_program(library: &Library, seccomp: &Seccomp, profile: &Profile) -> Vec<
     let context = unsafe { (library.init)(profile.default) };
     assert!(!context.is_null());
     for abi in &profile.abis {
-        let token = if *abi == Abi::X32 { 0x4000_003e } else { abi.audit() };
+        let token = token(*abi);
         // SAFETY: `context` is live.
         let done = unsafe { (library.arch_add)(context, token) };
         assert!(done == 0 || done == -libc::EEXIST, "adding {abi:?}: {done}");
@@ -139,6 +142,11 @@ fn peer_program(library: &Library, seccomp: &Seccomp, profile: &Profile) -> Vec<
             k: u32::from_le_bytes([raw[4], raw[5], raw[6], raw[7]]),
         })
         .collect()
+}
+
+/// libseccomp's name for a convention: `SCMP_ARCH_*`.
+fn token(abi: Abi) -> u32 {
+    if abi == Abi::X32 { 0x4000_003e } else { abi.audit() }
 }
 
 fn comparison(test: &profile::Test) -> Comparison {
@@ -317,6 +325,23 @@ fn random_profile(dice: &mut Dice) -> serde_json::Value {
     let listed: Vec<_> =
         architectures.iter().filter(|_| dice.roll(2) == 0).map(|arch| format!("SCMP_ARCH_{arch}")).collect();
     serde_json::json!({"defaultAction": dice.one_of(&actions), "architectures": listed, "syscalls": syscalls})
+}
+
+#[test]
+fn every_number_is_the_one_that_libseccomp_knows() {
+    let library = library();
+    for (name, numbers) in super::table::ROWS {
+        let text = CString::new(*name).unwrap();
+        for (abi, ours) in [Abi::X86_64, Abi::I386, Abi::X32, Abi::Aarch64, Abi::Arm].into_iter().zip(numbers) {
+            // SAFETY: a C string.
+            let theirs = unsafe { (library.resolve_for)(token(abi), text.as_ptr()) };
+            // Below zero: unknown to it, or a pseudo call of its own for those behind a door.
+            if theirs >= 0 {
+                let bit = if abi == Abi::X32 { X32_BIT as i32 } else { 0 };
+                assert_eq!(*ours, theirs - bit, "{name} of {abi:?}");
+            }
+        }
+    }
 }
 
 #[test]

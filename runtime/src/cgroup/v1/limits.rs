@@ -3,7 +3,7 @@
 //! Source: kernel Documentation/admin-guide/cgroup-v1/, scheduler/sched-bwc.rst.
 
 use crate::cgroup::Error;
-use crate::cgroup::settings::{Settings, bytes, check_page_size, check_weight, refused};
+use crate::cgroup::settings::{Settings, bytes, check_weight, refused};
 use crate::spec::{BlockIo, Cpu, Memory, Resources};
 
 /// Adds what `resources` asks for.
@@ -20,11 +20,7 @@ pub fn limits(resources: &Resources, settings: &mut Settings) -> Result<(), Erro
     if let Some(block_io) = &resources.block_io {
         limit_block_io(block_io, settings)?;
     }
-    for (index, page) in resources.hugepage_limits.iter().enumerate() {
-        check_page_size(index, &page.page_size)?;
-        let field = format!("hugepageLimits[{index}].limit");
-        settings.set("hugetlb", format!("hugetlb.{}.limit_in_bytes", page.page_size), page.limit, field);
-    }
+    settings.set_huge_pages(resources, "limit_in_bytes")?;
     if let Some(network) = &resources.network {
         if let Some(class) = network.class_id.filter(|class| *class != 0) {
             settings.set("net_cls", "net_cls.classid", class, "network.classID");

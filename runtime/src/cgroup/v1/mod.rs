@@ -35,7 +35,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Refuses settings that this host has no file for.
 pub fn check(hierarchies: &[Hierarchy], writes: &[Setting]) -> Result<(), Error> {
-    for Setting { controller, file, field, .. } in writes {
+    for Setting { controller, file, field, .. } in writes.iter().filter(|write| !write.optional()) {
         let Some(hierarchy) = hierarchies.iter().find(|hierarchy| hierarchy.has(controller)) else {
             return Err(refused(field, format!("this host has no cgroup hierarchy with the {controller} controller")));
         };
@@ -75,13 +75,36 @@ pub fn update(hierarchies: &[Hierarchy], settings: &Settings) -> Result<(), Erro
     {
         return Err(refused("memory.limit", format!("{limit} is below what is in use, {usage}")));
     }
-    for Setting { controller, field, .. } in &settings.writes {
-        if let Some(hierarchy) = with(hierarchies, controller).filter(|hierarchy| !hierarchy.path.is_dir()) {
-            let path = hierarchy.path.display();
-            return Err(refused(field, format!("the container was made without a cgroup for it ({path})")));
+    // A hierarchy that the container did without until now.
+    let new: Vec<&Hierarchy> =
+        hierarchies.iter().filter(|hierarchy| needed(hierarchy, settings) && !hierarchy.path.is_dir()).collect();
+    for hierarchy in &new {
+        file::make(&hierarchy.path)?;
+        if hierarchy.has("cpuset") {
+            inherit_cpuset(hierarchy)?;
         }
     }
-    apply(hierarchies, &settings.writes)
+    apply(hierarchies, &settings.writes)?;
+    new.into_iter().try_for_each(|hierarchy| move_in(lead(hierarchies), hierarchy))
+}
+
+/// Moves all processes into a hierarchy. Each write waits for a grace period, but nothing starts meanwhile.
+fn move_in(from: &Path, hierarchy: &Hierarchy) -> Result<(), Error> {
+    let procs = hierarchy.path.join("cgroup.procs");
+    let mut moved = BTreeSet::new();
+    // What a process forks before it is moved is found in the next round.
+    loop {
+        let fresh: Vec<i32> = file::pids(from)?.into_iter().filter(|pid| moved.insert(*pid)).collect();
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        for pid in fresh {
+            match file::write(&procs, &pid.to_string()) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => return Err(errno).doing(|| format!("moving process {pid} to {}", procs.display()))?,
+            }
+        }
+    }
 }
 
 /// Writes the values. Limits bind one another (quota and period, memory and swap), and in which order they can be set
@@ -94,6 +117,7 @@ fn apply(hierarchies: &[Hierarchy], writes: &[Setting]) -> Result<(), Error> {
         let Some(path) = path(write) else { continue };
         match file::write(&path, &write.value) {
             Err(Errno::INVAL | Errno::BUSY) => again.push((path, write)),
+            Err(Errno::NOENT) if write.optional() => {}
             done => done.doing(|| write.doing(&path))?,
         }
     }

@@ -4,7 +4,7 @@
 //! Source: kernel cgroup-v2.rst; the translations are those of runc and crun, so that a container weighs the same.
 
 use crate::cgroup::Error;
-use crate::cgroup::settings::{Settings, bytes, check_page_size, check_weight, refused};
+use crate::cgroup::settings::{Settings, bytes, check_weight, refused};
 use crate::spec::{BlockIo, Cpu, Memory, Resources};
 
 /// Adds what `resources` asks for.
@@ -23,11 +23,7 @@ pub fn limits(resources: &Resources, settings: &mut Settings) -> Result<(), Erro
     if let Some(block_io) = &resources.block_io {
         limit_block_io(block_io, settings)?;
     }
-    for (index, page) in resources.hugepage_limits.iter().enumerate() {
-        check_page_size(index, &page.page_size)?;
-        let field = format!("hugepageLimits[{index}].limit");
-        settings.set("hugetlb", format!("hugetlb.{}.max", page.page_size), page.limit, field);
-    }
+    settings.set_huge_pages(resources, "max")?;
     if let Some(network) = &resources.network {
         for (field, given) in [
             ("network.classID", network.class_id.is_some_and(|class| class != 0)),

@@ -127,6 +127,7 @@ fn set(path: &Path, write: &Setting) -> Result<(), (PathBuf, Errno)> {
             let value = value.map_err(|_| (file.clone(), Errno::INVAL))?;
             file::write(&file, &value).map_err(|errno| (file, errno))
         }
+        (Err(Errno::NOENT), _) if write.optional() => Ok(()),
         // A kernel without swap has no file, and gives no swap.
         (Err(Errno::NOENT), "memory.swap.max") if write.value == "0" || write.value == "max" => Ok(()),
         (Err(errno), _) => Err((file, errno)),
