@@ -52,7 +52,9 @@ fn name(key: &str) -> String {
     format!("{OVERLAY}\0{key}")
 }
 
-fn check_snapshotter(snapshotter: &str) -> Result<()> {
+/// # Errors
+/// `NotFound`: there is no such snapshotter.
+pub fn check_snapshotter(snapshotter: &str) -> Result<()> {
     if snapshotter == OVERLAY { Ok(()) } else { Err(Error::NotFound(format!("snapshotter not loaded: {snapshotter}"))) }
 }
 

@@ -2,9 +2,6 @@
 //!
 //! Source: containerd's `containerd.services.events.ttrpc.v1.Events`.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-
 use prost::Message as _;
 use tare_proto::containerd::services::events::ttrpc::v1::ForwardRequest;
 use tare_proto::ttrpc::server::{Incoming, Server, reply, unknown};
@@ -29,16 +26,6 @@ pub async fn serve(listener: UnixListener, exchange: Exchange) {
             }
         }
     }
-}
-
-/// Binds the socket, for its owner alone; a dead one in its place is replaced.
-///
-/// # Errors
-/// The path is in use, too long, or not ours to write.
-pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 /// Requests are answered in the order they came: a shim's events must not overtake each other.
@@ -86,7 +73,7 @@ mod tests {
         let path = dir.path().join("s");
         let exchange = Exchange::default();
         let mut subscription = exchange.subscribe(&[]).unwrap();
-        let server = tokio::spawn(serve(bind(&path).unwrap(), exchange));
+        let server = tokio::spawn(serve(UnixListener::bind(&path).unwrap(), exchange));
         tokio::task::spawn_blocking(move || {
             let mut client = Client::connect(&path, Duration::from_secs(20)).unwrap();
             for topic in ["/a/b", "/c/d", "no"] {

@@ -29,9 +29,10 @@ impl Reference {
             None => (path, ""),
         };
         let host_ok = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let part_ok = |part: &str| {
-            !part.is_empty()
-                && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
+            let ends = part.bytes().next().is_some_and(plain) && part.bytes().next_back().is_some_and(plain);
+            ends && part.bytes().all(|b| plain(b) || b"._-".contains(&b))
         };
         let tag_ok = tag.len() <= 128 && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
         if !host_ok || !repository.split('/').all(part_ok) || !tag_ok || path.ends_with(':') {

@@ -16,7 +16,7 @@ mod start;
 mod task;
 mod tasks;
 
-pub use bundle::FOLDER;
-pub use start::{Daemon, OURS, binary};
+pub use bundle::{Bundles, FOLDER};
+pub use start::{Daemon, OURS, binary, info};
 pub use task::{Exit, Task};
 pub use tasks::{Creation, Tasks};

@@ -17,10 +17,11 @@ use prost_types::Any;
 use serde::{Deserialize, Serialize};
 use tare_proto::containerd::runtime::bootstrap::v1::{BootstrapParams, BootstrapResult, Extension};
 use tare_proto::containerd::task::v3::DeleteResponse;
+use tare_proto::containerd::types::RuntimeInfo;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use crate::error::Error;
+use crate::error::{Doing as _, Error};
 use crate::names::{Id, Namespace};
 
 /// A shim that has not answered by then never will.
@@ -96,7 +97,6 @@ impl Caller<'_> {
     }
 
     async fn run(&self, verb: &str, more: &[OsString], input: Vec<u8>, limit: Duration) -> Result<Output, Error> {
-        let doing = || format!("running {} {verb}", self.binary.display());
         let mut command = Command::new(self.binary);
         command.args(["-namespace", self.namespace.as_str(), "-address"]).arg(&self.daemon.address);
         command.arg("-publish-binary").arg(&self.daemon.program).args(["-id", self.id.as_str()]).args(more);
@@ -110,28 +110,11 @@ impl Caller<'_> {
             .env("TTRPC_ADDRESS", &self.daemon.ttrpc)
             .env("GRPC_ADDRESS", &self.daemon.address)
             .env("NAMESPACE", self.namespace.as_str())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0) // a ctrl-C meant for us does not reach containers
-            .kill_on_drop(true);
+            // A ctrl-C meant for us does not reach containers.
+            .process_group(0);
         // A bundle that is gone must not keep `delete` from running.
         command.current_dir(if self.bundle.is_dir() { self.bundle } else { Path::new("/") });
-        let talk = async {
-            let mut child = command.spawn().map_err(|error| Error::io(doing(), &error))?;
-            if let Some(mut stdin) = child.stdin.take() {
-                match stdin.write_all(&input).await {
-                    Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                        return Err(Error::io(doing(), &error));
-                    }
-                    _ => {} // a shim need not read its input to its end; what it says tells why
-                }
-            }
-            child.wait_with_output().await.map_err(|error| Error::io(doing(), &error))
-        };
-        tokio::time::timeout(limit, talk)
-            .await
-            .map_err(|_| Error::Unavailable(format!("{}: no answer within {} s", doing(), limit.as_secs())))?
+        talk(command, input, &format!("running {} {verb}", self.binary.display()), limit).await
     }
 
     fn input(&self, options: Option<&Any>) -> Vec<u8> {
@@ -151,6 +134,25 @@ impl Caller<'_> {
         }
         .encode_to_vec()
     }
+}
+
+/// Runs a program to its end, with something to read.
+async fn talk(mut command: Command, input: Vec<u8>, doing: &str, limit: Duration) -> Result<Output, Error> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let talk = async {
+        let mut child = command.spawn().doing(|| doing.to_owned())?;
+        if let Some(mut stdin) = child.stdin.take() {
+            match stdin.write_all(&input).await {
+                // A program need not read its input to its end; what it says tells why.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+                written => written.doing(|| doing.to_owned())?,
+            }
+        }
+        child.wait_with_output().await.doing(|| doing.to_owned())
+    };
+    tokio::time::timeout(limit, talk)
+        .await
+        .map_err(|_| Error::Unavailable(format!("{doing}: no answer within {} s", limit.as_secs())))?
 }
 
 impl Endpoint {
@@ -239,6 +241,23 @@ pub fn binary(runtime: &str) -> Result<PathBuf, Error> {
     find(&program).or_else(|| if runtime == "io.containerd.runc.v2" { find(OURS) } else { None }).ok_or_else(|| {
         Error::NotFound(format!("runtime {runtime:?}: exec: {program:?}: executable file not found in $PATH"))
     })
+}
+
+/// What a runtime's shim says of itself.
+///
+/// # Errors
+/// There is no such shim, or it does not know.
+pub async fn info(runtime: &str, options: Option<&Any>) -> Result<RuntimeInfo, Error> {
+    let binary = binary(if runtime.is_empty() { "io.containerd.tare.v2" } else { runtime })?;
+    let input = options.map(prost::Message::encode_to_vec).unwrap_or_default();
+    let mut command = Command::new(&binary);
+    command.arg("-info");
+    let output = talk(command, input, &format!("running {} -info", binary.display()), DELETE).await?;
+    let said = |what: &str| Error::Unknown(format!("running {} -info: {}", binary.display(), what.trim()));
+    if !output.status.success() {
+        return Err(said(&String::from_utf8_lossy(&output.stderr)));
+    }
+    RuntimeInfo::decode(output.stdout.as_slice()).map_err(|error| said(&format!("reading its answer: {error}")))
 }
 
 fn find(program: &str) -> Option<PathBuf> {

@@ -59,8 +59,6 @@ pub struct Creation {
     pub stdin: String,
     pub stdout: String,
     pub stderr: String,
-    /// A folder to restore from, or empty.
-    pub checkpoint: String,
 }
 
 impl Tasks {
@@ -165,7 +163,7 @@ impl Tasks {
             stdin: creation.stdin,
             stdout: creation.stdout,
             stderr: creation.stderr,
-            checkpoint: creation.checkpoint,
+            checkpoint: String::new(),
             parent_checkpoint: String::new(),
             options: Some(options),
         };
