@@ -1,93 +1,146 @@
-//! One client's connection: bytes in, requests out, answers back.
+//! One client: requests in, answers out, many at a time.
 
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::rc::Rc;
+use std::time::Duration;
 
-use tare_proto::ttrpc::frame::{self, Decoder, Frame};
-use tare_proto::ttrpc::{Code, Error, response};
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{getegid, geteuid};
+use tare_proto::ttrpc::server::{Incoming, Server, reply};
+use tare_proto::ttrpc::{Code, Error};
+use tare_proto::wire::Request;
 
-/// Whom to answer: a connection and the call on it. The client may be gone by then.
-#[derive(Debug, Clone, Copy)]
-pub struct Reply {
-    pub connection: u64,
-    pub stream: u32,
-}
+use crate::reactor::{self, Either, Latch};
+use crate::task::Supervisor;
+use crate::{log, sys};
+
+/// Answers that a client does not take are kept up to this size; then the client is dropped.
+const LONGEST_OUTPUT: usize = 16 << 20;
 
 pub struct Connection {
-    pub socket: UnixStream,
-    decoder: Decoder,
-    /// Answers that the client has not taken yet.
-    outgoing: Vec<u8>,
+    socket: OwnedFd,
+    output: RefCell<VecDeque<u8>>,
+    /// Set when the client is gone: nobody waits for an answer any more.
+    pub closed: Latch<()>,
 }
 
-/// A client that lets this much of its answers lie is cut off.
-const PATIENCE: usize = 16 << 20;
-
-impl Connection {
-    /// Takes a client in, if it is of the same user as we are.
-    ///
-    /// # Errors
-    /// It is not, or the socket is broken.
-    pub fn accept(socket: UnixStream) -> std::io::Result<Connection> {
-        let peer = rustix::net::sockopt::socket_peercred(&socket)?;
-        if peer.uid != rustix::process::geteuid() {
-            return Err(std::io::Error::from(ErrorKind::PermissionDenied));
-        }
-        socket.set_nonblocking(true)?;
-        Ok(Connection { socket, decoder: Decoder::default(), outgoing: Vec::new() })
-    }
-
-    /// Reads what has arrived; gives the requests that are whole, or none if the client is gone.
-    pub fn receive(&mut self) -> Option<Vec<Frame>> {
-        let mut buffer = [0; 4096];
-        let mut requests = Vec::new();
-        loop {
-            match self.socket.read(&mut buffer) {
-                Ok(0) => return None,
-                Ok(length) => self.decoder.push(&buffer[..length]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Some(requests),
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(_) => return None,
+/// Accepts clients, for ever.
+pub async fn accept(listener: UnixListener, supervisor: Rc<Supervisor>) {
+    loop {
+        match listener.accept() {
+            Ok((socket, _)) => match check(&socket) {
+                Ok(()) => reactor::spawn(serve(OwnedFd::from(socket), supervisor.clone())),
+                Err(errno) => log::warn(&format!("a client was refused: {errno}")),
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                if reactor::readable(&listener).await.is_err() {
+                    return;
+                }
             }
-            while let Some(next) = self.decoder.take() {
-                match next {
-                    Ok(frame) if frame.kind == frame::REQUEST => requests.push(frame),
-                    Ok(_) => {} // of a kind that later versions may have
-                    Err(long) => {
-                        let text = format!(
-                            "message length {} exceeds maximum message size of {}",
-                            long.length,
-                            frame::LONGEST
-                        );
-                        self.send(long.stream, Err(Error::new(Code::ResourceExhausted, text)));
-                    }
+            Err(error) => {
+                // No descriptors left, or the client gave up: others may fare better a moment later.
+                log::warn(&format!("accepting a client: {error}"));
+                reactor::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Only our own user may talk to us. Before a byte is read.
+fn check(socket: &UnixStream) -> Result<(), Errno> {
+    let peer = socket_peercred(socket)?;
+    if peer.uid != geteuid() || peer.gid != getegid() {
+        return Err(Errno::PERM);
+    }
+    socket.set_nonblocking(true).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
+async fn serve(socket: OwnedFd, supervisor: Rc<Supervisor>) {
+    let connection = Rc::new(Connection { socket, output: RefCell::default(), closed: Latch::new() });
+    let mut server = Server::default();
+    while let Ok(true) = connection.receive(&mut server).await {
+        while let Some(incoming) = server.take() {
+            match incoming {
+                Incoming::Refused(frame) => connection.send(&frame),
+                Incoming::Request { stream, request } => {
+                    reactor::spawn(connection.clone().call(stream, request, supervisor.clone()));
                 }
             }
         }
     }
+    connection.closed.set(());
+}
 
-    /// Sends an answer, or as much of it as the client takes now.
-    pub fn send(&mut self, stream: u32, answer: Result<Vec<u8>, Error>) {
-        self.outgoing.extend(frame::encode(stream, frame::RESPONSE, &response(answer)));
-        self.flush();
-    }
-
-    /// Sends what is left over.
-    pub fn flush(&mut self) {
-        while !self.outgoing.is_empty() {
-            match self.socket.write(&self.outgoing) {
-                Ok(length) => drop(self.outgoing.drain(..length)),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => break, // full: the loop comes back when there is room; broken: reading finds out
+impl Connection {
+    /// Whether there may be more.
+    async fn receive(&self, server: &mut Server) -> Result<bool, Errno> {
+        if let Either::Second(()) = reactor::race(reactor::readable(&self.socket), self.closed.wait()).await {
+            return Ok(false);
+        }
+        let mut buffer = [0; 2048];
+        match rustix::io::read(&self.socket, &mut buffer) {
+            Ok(0) => Ok(false),
+            Ok(length) => {
+                server.push(&buffer[..length]);
+                Ok(true)
             }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(true),
+            Err(errno) => Err(errno),
         }
     }
 
-    pub fn wants_to_write(&self) -> bool {
-        !self.outgoing.is_empty()
+    /// Answers one request. When its time is up it is answered so, but what was begun is not broken off half-way.
+    async fn call(self: Rc<Connection>, stream: u32, request: Request, supervisor: Rc<Supervisor>) {
+        let answered = Rc::new(Latch::new());
+        if let Ok(limit @ 1..) = u64::try_from(request.timeout_nano) {
+            let (this, answered) = (self.clone(), answered.clone());
+            reactor::spawn(async move {
+                if reactor::timeout(Duration::from_nanos(limit), answered.wait()).await.is_none() {
+                    answered.set(());
+                    this.send(&reply(stream, Err(Error::new(Code::DeadlineExceeded, "context deadline exceeded"))));
+                }
+            });
+        }
+        let answer = supervisor.call(&request, &self).await;
+        drop(request);
+        if answered.get().is_none() {
+            answered.set(());
+            self.send(&reply(stream, answer));
+        }
+        sys::trim_heap();
     }
 
-    pub fn is_stuck(&self) -> bool {
-        self.outgoing.len() > PATIENCE
+    /// Writes what goes at once; the rest follows when the client takes it.
+    fn send(self: &Rc<Connection>, frame: &[u8]) {
+        let mut output = self.output.borrow_mut();
+        let waiting = !output.is_empty();
+        let written = if waiting { 0 } else { rustix::io::write(&self.socket, frame).unwrap_or(0) };
+        output.extend(&frame[written..]);
+        if output.len() > LONGEST_OUTPUT {
+            self.closed.set(());
+        } else if !waiting && !output.is_empty() {
+            reactor::spawn(self.clone().flush());
+        }
+    }
+
+    async fn flush(self: Rc<Connection>) {
+        // epoll takes a descriptor once, and this one is waited for as a reader already.
+        let Ok(socket) = self.socket.try_clone() else { return self.closed.set(()) };
+        while !self.output.borrow().is_empty() {
+            if !matches!(reactor::race(reactor::writable(&socket), self.closed.wait()).await, Either::First(Ok(()))) {
+                return;
+            }
+            let mut output = self.output.borrow_mut();
+            match rustix::io::write(&socket, output.as_slices().0) {
+                Ok(length) => drop(output.drain(..length)),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(_) => return self.closed.set(()),
+            }
+        }
+        self.output.borrow_mut().shrink_to_fit();
     }
 }

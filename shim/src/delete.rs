@@ -2,48 +2,51 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
 use std::time::SystemTime;
 
 use prost::Message as _;
 use tare_proto::containerd::task::v3::DeleteResponse;
 
-use crate::flags::Flags;
+use crate::address::Address;
+use crate::args::Args;
+use crate::bundle::Config;
+use crate::error::Doing as _;
+use crate::options::Options;
 use crate::runtime::Runtime;
-use crate::{Doing as _, Error, address, mounts};
+use crate::{Error, log, rootfs};
 
 /// What a container that was killed with its supervisor ends with.
 const KILLED: u32 = 137;
 
-pub fn delete(flags: &Flags) -> Result<(), Error> {
-    let bundle = if flags.bundle.is_empty() {
-        std::env::current_dir().doing(|| "finding the bundle".into())?
-    } else {
-        flags.bundle.clone().into()
+/// # Errors
+/// Something is left.
+pub fn delete(args: &Args) -> Result<(), Error> {
+    let bundle = match &args.bundle {
+        given if given.as_os_str().is_empty() => std::env::current_dir().doing(|| "finding the bundle".into())?,
+        given => given.clone(),
     };
-    let pid = fs::read_to_string(bundle.join("init.pid")).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    let runtime = Runtime::of_bundle(&bundle, &flags.namespace);
-    let ended = runtime
-        .command(&bundle, &["delete", "--force", &flags.id])
-        .output()
-        .doing(|| format!("running {}", runtime.binary()))?;
-    if !ended.status.success() {
-        eprintln!("deleting {}: {}", flags.id, runtime.last_error(&bundle).unwrap_or_else(|| ended.status.to_string()));
+    let pid = fs::read_to_string(bundle.join("init.pid")).ok().and_then(|text| text.trim().parse().ok());
+    // Without the file nothing was created yet, or the default runtime did.
+    let options = Options::read(&bundle).unwrap_or_else(|error| {
+        log::plain(&error.to_string());
+        Options::default()
+    });
+    let runtime = Runtime::new(&options, &args.namespace, &bundle, args.debug);
+    if bundle.is_dir() {
+        runtime.run_alone(&["delete", "--force", &args.id])?;
     }
-    mounts::unmount_all(&bundle.join("rootfs"))?;
-    remove_socket(flags, &bundle);
-    let answer = DeleteResponse { pid, exit_status: KILLED, exited_at: Some(SystemTime::now().into()) };
-    std::io::stdout().write_all(&answer.encode_to_vec()).doing(|| "answering".into())
+    rootfs::unmount_all(&bundle.join("rootfs"))?;
+    remove_socket(args, &bundle)?;
+    let answer =
+        DeleteResponse { pid: pid.unwrap_or(0), exit_status: KILLED, exited_at: Some(SystemTime::now().into()) };
+    Ok(std::io::stdout().write_all(&answer.encode_to_vec()).doing(|| "answering".into())?)
 }
 
-/// The socket of a group that nobody serves any more.
-fn remove_socket(flags: &Flags, bundle: &Path) {
-    let Ok(written) = fs::read_to_string(bundle.join("address")) else { return };
-    let Some(path) = written.strip_prefix("unix://") else { return };
-    let ours =
-        address::socket(Path::new(path).parent().and_then(Path::to_str), &flags.address, &flags.namespace, &flags.id);
-    let alone = ours.is_ok_and(|ours| ours == Path::new(path)); // else it is a pod's, whose other containers may live
-    if alone && std::os::unix::net::UnixStream::connect(path).is_err() {
-        let _ = fs::remove_file(path);
-    }
+/// The group's socket, unless the group lives on for other containers.
+fn remove_socket(args: &Args, bundle: &std::path::Path) -> Result<(), Error> {
+    let config = Config::read(bundle).unwrap_or_default(); // cut short by a crash, it names no group
+    let written = fs::read_to_string(bundle.join("address")).ok();
+    let folder = written.as_deref().and_then(|url| std::path::Path::new(url.strip_prefix("unix://")?).parent());
+    let address = Address::of(folder, &args.address, &args.namespace, config.group(&args.id))?;
+    Ok(address.remove_if_dead()?)
 }

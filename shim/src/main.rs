@@ -1,21 +1,25 @@
 //! `containerd-shim-tare-v2`: supervises the containers of one pod or task, and outlives the daemon that started it.
 //!
-//! `start` finds or makes the serving process of a group and prints its address; the serving process is one thread around
-//! one [`serve`] loop; `delete` cleans up after a serving process that is gone.
+//! `start` finds or makes the serving process of a group and prints its address; [`serve`] is that process: one thread
+//! around one [`reactor`]; `delete` cleans up after one that is gone.
 //!
-//! Source: containerd's runtime v2 contract (core/runtime/v2/README.md).
+//! Source: containerd's runtime v2 contract (`core/runtime/v2/README.md`).
 
 mod address;
+mod args;
+mod bundle;
+mod cgroup;
+mod children;
 mod connection;
-mod console;
 mod delete;
-mod flags;
+mod error;
+mod events;
 mod info;
-mod metrics;
-mod mounts;
+mod log;
 mod options;
-mod process;
-mod publisher;
+mod phase;
+mod reactor;
+mod rootfs;
 mod runtime;
 mod serve;
 mod start;
@@ -23,59 +27,34 @@ mod stdio;
 mod sys;
 mod task;
 
-fn main() {
-    let words: Vec<String> = std::env::args().collect();
-    if let Err(error) = run(&words) {
-        eprintln!("{error}"); // containerd puts this into its own error
-        std::process::exit(1);
-    }
-}
+use std::process::ExitCode;
 
-fn run(words: &[String]) -> Result<(), Error> {
-    let flags = flags::Flags::read(words)?;
-    match flags.action.as_str() {
-        _ if flags.version => {
-            println!("{}:\n  Version:  {}", words[0], env!("CARGO_PKG_VERSION"));
-            Ok(())
+use args::{Args, Verb};
+
+/// What ends a command; printed once, here.
+type Error = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::plain(&error.to_string()); // the daemon makes it part of its own error
+            ExitCode::FAILURE
         }
-        _ if flags.info => info::print(),
-        "start" => start::start(&flags),
-        "delete" => delete::delete(&flags),
-        "" => serve::serve(&flags),
-        other => Err(Error::new(format!("unknown action {other:?}: start and delete are known"))),
     }
 }
 
-/// A sentence: what was being done, to what, and why it failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Error(String);
-
-impl Error {
-    fn new(text: impl Into<String>) -> Error {
-        Error(text.into())
+fn run() -> Result<(), Error> {
+    let args = Args::parse(std::env::args_os().skip(1))?;
+    if args.version {
+        return info::version();
     }
-}
-
-/// Adds what was being done to an error of the system, in the words that clients match.
-trait Doing<T> {
-    fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error>;
-}
-
-impl<T> Doing<T> for std::io::Result<T> {
-    fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error> {
-        self.map_err(|error| Error(format!("{}: {}", what(), words_of(&error))))
+    if args.info {
+        return info::print();
     }
-}
-
-impl<T> Doing<T> for Result<T, rustix::io::Errno> {
-    fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error> {
-        self.map_err(std::io::Error::from).doing(what)
+    match args.verb {
+        Verb::Start => start::start(&args),
+        Verb::Delete => delete::delete(&args),
+        Verb::Serve => serve::serve(args),
     }
-}
-
-/// strerror's text in lower case, without a number.
-fn words_of(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }

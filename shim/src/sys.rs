@@ -1,27 +1,30 @@
-//! The few system calls without a safe door.
+//! The few calls without a safe door elsewhere.
 
-#![allow(unsafe_code)] // doors to the kernel
+#![allow(unsafe_code)] // doors to the kernel and to the allocator; nothing else is here
 
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-/// Blocks `SIGCHLD`, `SIGTERM` and `SIGINT`, and gives a descriptor that reads as the next of them.
+/// Blocks `SIGCHLD`, `SIGTERM` and `SIGINT`, and returns a descriptor that reads as the next of them.
 ///
 /// Source: sigprocmask(2), signalfd(2).
 pub fn signals() -> Result<OwnedFd, Errno> {
     let set: u64 = 1 << (libc::SIGCHLD - 1) | 1 << (libc::SIGTERM - 1) | 1 << (libc::SIGINT - 1);
-    // SAFETY: the set is eight bytes, as passed; no old set is asked for.
+    // SAFETY: the set is eight bytes, as passed; the old one is not asked for.
     check(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const set, 0usize, 8usize) })?;
     let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
     // SAFETY: the set is eight bytes, as passed.
     let fd = check(unsafe { libc::syscall(libc::SYS_signalfd4, -1, &raw const set, 8usize, flags) })?;
     // SAFETY: signalfd4 succeeded, so this is a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).expect("descriptors are small")) })
 }
 
-/// A child that has ended, without waiting for it.
+/// A child that has ended and was not reaped yet.
 ///
 /// Source: waitid(2), `WNOWAIT`.
 pub fn ended_child() -> Option<Pid> {
@@ -35,19 +38,62 @@ pub fn ended_child() -> Option<Pid> {
     Pid::from_raw(unsafe { information.si_pid() })
 }
 
-/// Sends any signal, real-time ones too, to the process that a descriptor refers to.
+/// Sends any signal, real-time ones too, to the process that a pidfd refers to.
 ///
 /// Source: pidfd_send_signal(2).
-pub fn send_signal(process: &OwnedFd, signal: i32) -> Result<(), Errno> {
-    let fd = std::os::fd::AsRawFd::as_raw_fd(process);
+pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
     // SAFETY: it takes numbers; without information the kernel fills it as kill(2) does.
-    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, 0usize, 0) }).map(|_| ())
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0usize, 0) }).map(drop)
 }
 
-/// Gives freed memory back: what is needed for one request only is not to stay for months.
+/// Has `command` run with `fds` as its descriptors 3, 4, 5 and so on.
+///
+/// # Errors
+/// There are too many descriptors.
+pub fn pass_from_3(command: &mut Command, fds: &[OwnedFd]) -> Result<(), Errno> {
+    let above = 3 + i32::try_from(fds.len()).expect("a handful");
+    // Out of the way of the numbers they are to get.
+    let high: Vec<OwnedFd> =
+        fds.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, above)).collect::<Result<_, _>>()?;
+    let place = move || {
+        for (fd, number) in high.iter().zip(3..) {
+            // SAFETY: dup2 takes numbers, and is async-signal-safe; nothing of ours has these numbers in the child.
+            if unsafe { libc::dup2(fd.as_raw_fd(), number) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it calls dup2 only; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(place) };
+    Ok(())
+}
+
+/// Closes every descriptor from 3 on: what a daemon or its parents left open is not to live as long as we do.
+/// To be called before anything is opened.
+///
+/// Source: close_range(2).
+pub fn close_inherited() -> Result<(), Errno> {
+    // SAFETY: it takes numbers; nothing in this process owns a descriptor but 0 to 2 yet.
+    check(unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) }).map(drop)
+}
+
+/// Keeps the heap small: freed memory goes back at once, and large pieces are mapped on their own.
+///
+/// Source: mallopt(3).
+pub fn keep_heap_small() {
+    for (parameter, value) in
+        [(libc::M_TRIM_THRESHOLD, 32 << 10), (libc::M_TOP_PAD, 0), (libc::M_MMAP_THRESHOLD, 64 << 10)]
+    {
+        // SAFETY: it takes numbers, and runs before any other thread could.
+        unsafe { libc::mallopt(parameter, value) };
+    }
+}
+
+/// Gives freed pages back: what one request needed is not to stay for months.
 ///
 /// Source: malloc_trim(3).
-pub fn trim_memory() {
+pub fn trim_heap() {
     // SAFETY: it takes a number and touches only the allocator's own memory.
     unsafe { libc::malloc_trim(0) };
 }
@@ -56,5 +102,5 @@ fn check(answer: libc::c_long) -> Result<libc::c_long, Errno> {
     if answer >= 0 {
         return Ok(answer);
     }
-    Err(std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
+    Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
 }

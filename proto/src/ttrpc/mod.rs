@@ -9,6 +9,7 @@ pub mod blocking;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod frame;
+pub mod server;
 
 use prost::Message as _;
 

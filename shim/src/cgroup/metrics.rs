@@ -3,75 +3,22 @@
 //! Source: kernel cgroup-v1/, cgroup-v2.rst; containerd/cgroups cgroup1/stats and cgroup2/stats.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use prost_types::Any;
 use tare_proto::any;
 use tare_proto::io::containerd::cgroups::{v1, v2};
 
-const MOUNT: &str = "/sys/fs/cgroup";
+use super::{Cgroups, table};
 
-/// Where a process's cgroups are.
-struct Cgroups {
-    /// Controllers and folder of each v1 hierarchy.
-    v1: Vec<(String, PathBuf)>,
-    v2: Option<PathBuf>,
-}
-
-impl Cgroups {
-    /// Source: cgroups(7), /proc/PID/cgroup.
-    fn of(pid: u32) -> Option<Cgroups> {
-        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        let mut cgroups = Cgroups { v1: Vec::new(), v2: None };
-        for line in text.lines() {
-            let mut fields = line.splitn(3, ':').skip(1);
-            let (controllers, path) = (fields.next()?, fields.next()?.trim_start_matches('/'));
-            if controllers.is_empty() {
-                cgroups.v2 =
-                    Some(Path::new(MOUNT).join(path)).filter(|_| Path::new(MOUNT).join("cgroup.controllers").exists());
-            } else {
-                let name = controllers.strip_prefix("name=").unwrap_or(controllers);
-                cgroups.v1.push((controllers.to_owned(), Path::new(MOUNT).join(name).join(path)));
-            }
-        }
-        Some(cgroups)
+/// The metrics of these cgroups; none if they are gone.
+pub fn of(cgroups: &Cgroups) -> Option<Any> {
+    if !cgroups.memory()?.is_dir() {
+        return None;
     }
-
-    fn controller(&self, name: &str) -> Option<&Path> {
-        self.v1
-            .iter()
-            .find(|(controllers, _)| controllers.split(',').any(|c| c == name))
-            .map(|(_, path)| path.as_path())
-    }
-}
-
-/// All processes of the cgroup that `pid` is in.
-pub fn pids(pid: u32) -> Vec<u32> {
-    let Some(cgroups) = Cgroups::of(pid) else { return Vec::new() };
-    let folder = cgroups.v2.as_deref().or_else(|| cgroups.controller("pids"));
-    let mut pids = Vec::new();
-    if let Some(folder) = folder.filter(|folder| *folder != Path::new(MOUNT)) {
-        collect(folder, &mut pids);
-    }
-    pids
-}
-
-fn collect(folder: &Path, pids: &mut Vec<u32>) {
-    let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-    pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            collect(&entry.path(), pids);
-        }
-    }
-}
-
-/// The metrics of the cgroup that `pid` is in; none if it is gone.
-pub fn of(pid: u32) -> Option<Any> {
-    let cgroups = Cgroups::of(pid)?;
-    Some(match &cgroups.v2 {
-        Some(folder) => any::pack("io.containerd.cgroups.v2.Metrics", &unified(folder)),
-        None => any::pack("io.containerd.cgroups.v1.Metrics", &hierarchies(&cgroups)),
+    Some(match &cgroups.unified {
+        Some(folder) => any::pack("io.containerd.cgroups.unified.Metrics", &unified(folder)),
+        None => any::pack("io.containerd.cgroups.v1.Metrics", &hierarchies(cgroups)),
     })
 }
 
@@ -81,15 +28,6 @@ fn number(folder: &Path, file: &str) -> u64 {
     match text.trim() {
         "max" => u64::MAX,
         text => text.parse().unwrap_or(0),
-    }
-}
-
-/// A file of `key value` lines.
-fn table(folder: &Path, file: &str) -> impl Fn(&str) -> u64 + use<> {
-    let text = fs::read_to_string(folder.join(file)).unwrap_or_default();
-    move |key| {
-        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
-        lines.find(|(name, _)| *name == key).and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0)
     }
 }
 

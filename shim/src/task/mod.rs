@@ -1,0 +1,124 @@
+//! The Task service: the containers of one group and their processes.
+//!
+//! Each method is a list of steps in a file of its own; while one waits, for the runtime say, others go on. Both versions
+//! of the service are one: their messages are the same, only the package's name differs.
+//!
+//! Source: containerd `api/runtime/task/v3/shim.proto`; the errors are those that containerd's own shim gives.
+
+mod call;
+mod control;
+mod create;
+mod delete;
+mod exec;
+mod exit;
+mod kill;
+mod process;
+mod query;
+mod start;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use tare_proto::ttrpc::{Code, Error};
+
+use crate::cgroup::{Cgroups, OomWatch};
+use crate::children::Children;
+use crate::events::Events;
+use crate::reactor::Latch;
+use crate::runtime::Runtime;
+use process::Process;
+
+/// All that one shim supervises.
+pub struct Supervisor {
+    pub namespace: String,
+    pub debug: bool,
+    pub events: Rc<Events>,
+    pub children: Rc<Children>,
+    /// A folder of our own, for sockets that a terminal is handed over by.
+    pub sockets: PathBuf,
+    /// Set when the last task is gone and the daemon says so.
+    pub over: Latch<()>,
+    containers: RefCell<BTreeMap<String, Rc<Container>>>,
+    /// Ids whose `Create` is under way.
+    reserved: RefCell<BTreeSet<String>>,
+    numbers: Cell<u64>,
+}
+
+struct Container {
+    id: String,
+    bundle: PathBuf,
+    runtime: Runtime,
+    /// Who owns the pipes to loggers.
+    io_owner: (u32, u32),
+    /// Its processes can outlive the first one, and must be ended with it.
+    outlives_init: bool,
+    cgroups: Option<Cgroups>,
+    oom: Option<OomWatch>,
+    init: Rc<Process>,
+    execs: RefCell<BTreeMap<String, Rc<Process>>>,
+}
+
+impl Supervisor {
+    pub fn new(
+        namespace: &str,
+        debug: bool,
+        sockets: PathBuf,
+        events: Rc<Events>,
+        children: Rc<Children>,
+    ) -> Supervisor {
+        Supervisor {
+            namespace: namespace.to_owned(),
+            debug,
+            events,
+            children,
+            sockets,
+            over: Latch::new(),
+            containers: RefCell::default(),
+            reserved: RefCell::default(),
+            numbers: Cell::new(0),
+        }
+    }
+
+    fn container(&self, id: &str) -> Result<Rc<Container>, Error> {
+        let missing = || Error::new(Code::NotFound, format!("container not created: {id}: not found"));
+        self.containers.borrow().get(id).cloned().ok_or_else(missing)
+    }
+
+    /// A container and one of its processes: the first one, or an exec.
+    fn process(&self, id: &str, exec: &str) -> Result<(Rc<Container>, Rc<Process>), Error> {
+        let container = self.container(id)?;
+        let process = container.process(exec)?;
+        Ok((container, process))
+    }
+
+    fn number(&self) -> u64 {
+        self.numbers.set(self.numbers.get() + 1);
+        self.numbers.get()
+    }
+}
+
+impl Container {
+    fn process(&self, exec: &str) -> Result<Rc<Process>, Error> {
+        if exec.is_empty() {
+            return Ok(self.init.clone());
+        }
+        let missing = || Error::new(Code::NotFound, format!("process does not exist: {exec}: not found"));
+        self.execs.borrow().get(exec).cloned().ok_or_else(missing)
+    }
+}
+
+/// What is asked for at the wrong time.
+fn precondition(text: String) -> Error {
+    Error::new(Code::FailedPrecondition, text)
+}
+
+fn invalid(text: impl std::fmt::Display) -> Error {
+    Error::new(Code::InvalidArgument, text.to_string())
+}
+
+/// What failed on the way, in its own words.
+fn failed(error: impl std::fmt::Display) -> Error {
+    Error::new(Code::Unknown, error.to_string())
+}
