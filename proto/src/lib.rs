@@ -10,4 +10,4 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/all.rs"));
 }
 
-pub use generated::{containerd, google, io, runtimeoptions, ttrpc as wire};
+pub use generated::{containerd, google, grpc, io, runtimeoptions, ttrpc as wire};
