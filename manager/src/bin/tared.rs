@@ -95,9 +95,11 @@ fn log(config: &Config) {
         Level::Warn => LevelFilter::WARN,
         Level::Error => LevelFilter::ERROR,
     };
-    let ours = Targets::new()
-        .with_default(level.min(LevelFilter::WARN))
-        .with_targets([("tare_manager", level), ("tared", level), ("shim", level)]);
+    let ours = Targets::new().with_default(level.min(LevelFilter::WARN)).with_targets([
+        ("tare_manager", level),
+        ("tared", level),
+        ("shim", level),
+    ]);
     let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry();
     match config.debug.format {
