@@ -72,7 +72,10 @@ impl Container {
         let path =
             if global.no_cgroups { None } else { Some(CgroupPath::resolve(Some(&linux.cgroups_path), id.as_str())?) };
         let resources = linux.resources.clone().unwrap_or_default();
-        let settings = path.as_ref().map(|path| Settings::for_create(path, &resources)).transpose()?;
+        let mut settings = path.as_ref().map(|path| Settings::for_create(path, &resources)).transpose()?;
+        if let Some(settings) = &mut settings {
+            settings.visible = bundle.spec.mounts.iter().any(|mount| mount.kind == "cgroup");
+        }
         let mut state = intent(id, &bundle, path.clone(), filter.as_ref());
         let entry = StateDir::claim(&global.root, &state)?; // on disk before any side effect
         let cgroup = match (&path, &settings) {

@@ -411,6 +411,18 @@ mod tests {
         cgroup.remove().unwrap();
     }
 
+    #[test]
+    fn a_container_that_can_look_has_a_cgroup_in_each_hierarchy() {
+        let path = path("visible");
+        let CgroupPath::V1 { hierarchies } = &path else { return };
+        let mut settings = Settings::for_create(&path, &Resources::default()).unwrap();
+        settings.visible = true;
+        let cgroup = Cgroup::create(&path, &settings).unwrap();
+        assert_eq!(cgroup.directories().len(), hierarchies.len());
+        assert_eq!(cgroup.join().unwrap().tasks.len(), hierarchies.len());
+        cgroup.remove().unwrap();
+    }
+
     /// On version 1 a container has no cgroup where it has no limit; a later limit must hold for the processes it has.
     #[test]
     fn a_later_limit_holds_for_the_processes_there_are() {

@@ -1,7 +1,7 @@
 //! Version 1: a tree of directories for each hierarchy of controllers.
 //!
 //! A directory costs 20 to 50 µs to make, as much to remove, and 15 to join, so a container gets those that it needs:
-//! what isolates it and what its statistics come from always, and the others when it has limits there.
+//! what isolates it and what its statistics come from always, and the others when it has limits there or can look.
 
 mod limits;
 mod stats;
@@ -65,7 +65,8 @@ pub fn create(hierarchies: &[Hierarchy], settings: &Settings) -> Result<(), Erro
 }
 
 fn needed(hierarchy: &Hierarchy, settings: &Settings) -> bool {
-    hierarchy.controllers.iter().any(|name| ALWAYS.contains(&name.as_str()) || name.starts_with("name="))
+    settings.visible
+        || hierarchy.controllers.iter().any(|name| ALWAYS.contains(&name.as_str()) || name.starts_with("name="))
         || settings.writes.iter().any(|write| hierarchy.has(write.controller))
 }
 
