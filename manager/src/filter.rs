@@ -69,7 +69,7 @@ impl Parser<'_> {
     fn filter(mut self) -> Result<Conditions> {
         let mut selectors = vec![self.selector()?];
         while let Some(rest) = self.rest.strip_prefix(',') {
-            self.rest = rest;
+            self.rest = rest.trim_start();
             selectors.push(self.selector()?);
         }
         if self.rest.is_empty() { Ok(Conditions(selectors)) } else { Err(self.wrong()) }
@@ -173,6 +173,7 @@ mod tests {
             "name!=db",
             "labels.\"a.b\"==\"x y\"",
             "name,labels.\"a.b\"",
+            "name==web, name~=w",
             "other!=1",
             "name~=/w.b/",
         ] {

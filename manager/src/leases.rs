@@ -7,7 +7,7 @@ use tare_proto::containerd::services::leases::v1::{Lease, Resource};
 use crate::error::{Error, Result};
 use crate::filter::Filter;
 use crate::gc;
-use crate::names::{Id, Labels, Namespace, check_labels};
+use crate::names::{Labels, LeaseId, Namespace, check_labels};
 use crate::store::{Store, kind};
 
 #[derive(Clone)]
@@ -22,7 +22,7 @@ impl Leases {
 
     /// # Errors
     /// `AlreadyExists`.
-    pub fn create(&self, namespace: &Namespace, id: &Id, labels: Labels) -> Result<Lease> {
+    pub fn create(&self, namespace: &Namespace, id: &LeaseId, labels: Labels) -> Result<Lease> {
         check_labels(&labels)?;
         let lease = Lease { id: id.to_string(), created_at: Some(SystemTime::now().into()), labels };
         self.store.change(|rows| {
@@ -36,7 +36,7 @@ impl Leases {
 
     /// # Errors
     /// `NotFound`.
-    pub fn get(&self, namespace: &Namespace, id: &Id) -> Result<Lease> {
+    pub fn get(&self, namespace: &Namespace, id: &LeaseId) -> Result<Lease> {
         let missing = || Error::NotFound(format!("lease {:?}", id.as_str()));
         self.store.get(kind::LEASE, namespace, id.as_str())?.ok_or_else(missing)
     }
@@ -51,7 +51,7 @@ impl Leases {
 
     /// # Errors
     /// `NotFound`.
-    pub fn delete(&self, namespace: &Namespace, id: &Id) -> Result<()> {
+    pub fn delete(&self, namespace: &Namespace, id: &LeaseId) -> Result<()> {
         self.get(namespace, id)?;
         gc::release(&self.store, namespace, id.as_str())
     }
@@ -60,7 +60,7 @@ impl Leases {
     ///
     /// # Errors
     /// `NotFound` the lease; `Unimplemented` a type that no lease holds.
-    pub fn add(&self, namespace: &Namespace, id: &Id, resource: &Resource) -> Result<()> {
+    pub fn add(&self, namespace: &Namespace, id: &LeaseId, resource: &Resource) -> Result<()> {
         self.get(namespace, id)?;
         check(resource)?;
         gc::hold(&self.store, namespace, id.as_str(), &[(&resource.r#type, resource.id.clone())])
@@ -68,7 +68,7 @@ impl Leases {
 
     /// # Errors
     /// `NotFound` the lease; `Unimplemented` a type that no lease holds.
-    pub fn remove(&self, namespace: &Namespace, id: &Id, resource: &Resource) -> Result<()> {
+    pub fn remove(&self, namespace: &Namespace, id: &LeaseId, resource: &Resource) -> Result<()> {
         self.get(namespace, id)?;
         check(resource)?;
         let name = format!("{id}\0{}\0{}", resource.r#type, resource.id);
@@ -77,7 +77,7 @@ impl Leases {
 
     /// # Errors
     /// `NotFound` the lease.
-    pub fn resources(&self, namespace: &Namespace, id: &Id) -> Result<Vec<Resource>> {
+    pub fn resources(&self, namespace: &Namespace, id: &LeaseId) -> Result<Vec<Resource>> {
         self.get(namespace, id)?;
         let begin = format!("{id}\0");
         let rows = self.store.list_below::<Resource>(kind::RESOURCE, namespace.as_str(), &begin)?;
@@ -113,7 +113,7 @@ mod tests {
     fn a_lease_lists_what_it_holds_and_takes_it_along() {
         let dir = tempfile::tempdir().unwrap();
         let leases = Leases::new(Store::open(&dir.path().join("db")).unwrap());
-        let (ns, id) = (Namespace::parse("n").unwrap(), Id::parse("l").unwrap());
+        let (ns, id) = (Namespace::parse("n").unwrap(), LeaseId::parse("l").unwrap());
         let resource = |kind: &str, id: &str| Resource { id: id.into(), r#type: kind.into() };
         assert!(matches!(leases.add(&ns, &id, &resource("content", "x")), Err(Error::NotFound(_))));
         leases.create(&ns, &id, Labels::from([("a".into(), "b".into())])).unwrap();

@@ -53,7 +53,7 @@ impl fmt::Display for Namespace {
     }
 }
 
-/// A container's, task's, exec's or lease's name.
+/// A container's, task's or exec's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(String);
 
@@ -70,6 +70,33 @@ impl Id {
 }
 
 impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A lease's name: clients make up their own (`946033740-_am2`), and it is never a path, only part of a row's key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseId(String);
+
+impl LeaseId {
+    /// # Errors
+    /// `InvalidArgument`: nothing, too much, or what does not print.
+    pub fn parse(text: &str) -> Result<LeaseId> {
+        if text.is_empty() || text.len() > 256 || text.chars().any(char::is_control) {
+            return Err(Error::InvalidArgument(format!(
+                "lease id {text:.100?} must have 1 to 256 printable characters"
+            )));
+        }
+        Ok(LeaseId(text.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LeaseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -167,6 +194,16 @@ mod tests {
         }
         for bad in ["", ".", "a..b", "-a", "a-", "a/b", "../x", "ä", &"x".repeat(77)] {
             assert!(identifier(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_lease_is_named_as_clients_like() {
+        for good in ["946033740-_am2", "a b", "ä"] {
+            assert_eq!(LeaseId::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "a\0b", "a\nb", &"x".repeat(257)] {
+            assert!(LeaseId::parse(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -10,7 +10,7 @@ use super::{Answers, Services, in_pieces, lease, mask, namespace, required};
 use crate::content::Status as Ingest;
 use crate::error::{Doing as _, Error, Result};
 use crate::filter::Filter;
-use crate::names::{Digest, Id, Labels, Namespace, update_labels};
+use crate::names::{Digest, Labels, LeaseId, Namespace, update_labels};
 
 mod write;
 
@@ -186,7 +186,7 @@ impl Services {
         self.tell(namespace, "/content/create", &ContentCreate { digest: digest.to_string(), size });
     }
 
-    fn hold_content(&self, namespace: &Namespace, lease: Option<&Id>, digest: &Digest) -> Result<()> {
+    fn hold_content(&self, namespace: &Namespace, lease: Option<&LeaseId>, digest: &Digest) -> Result<()> {
         self.hold(namespace, lease, "content", digest.as_str())
     }
 }

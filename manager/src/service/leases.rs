@@ -4,20 +4,20 @@ use tonic::{Request, Response, Status};
 use super::{Services, namespace, required};
 use crate::error::Error;
 use crate::identity;
-use crate::names::Id;
+use crate::names::LeaseId;
 
 #[tonic::async_trait]
 impl pb::leases_server::Leases for Services {
     async fn create(&self, request: Request<pb::CreateRequest>) -> Result<Response<pb::CreateResponse>, Status> {
         let (namespace, request) = (namespace(&request)?, request.into_inner());
-        let id = if request.id.is_empty() { random_id()? } else { Id::parse(&request.id)? };
+        let id = if request.id.is_empty() { random_id()? } else { LeaseId::parse(&request.id)? };
         let lease = self.blocking(move |services| services.leases.create(&namespace, &id, request.labels)).await?;
         Ok(Response::new(pb::CreateResponse { lease: Some(lease) }))
     }
 
     async fn delete(&self, request: Request<pb::DeleteRequest>) -> Result<Response<()>, Status> {
         let (namespace, request) = (namespace(&request)?, request.into_inner());
-        let id = Id::parse(&request.id)?;
+        let id = LeaseId::parse(&request.id)?;
         self.blocking(move |services| services.leases.delete(&namespace, &id)).await?;
         self.collector.after(request.sync).await?;
         Ok(Response::new(()))
@@ -31,14 +31,14 @@ impl pb::leases_server::Leases for Services {
 
     async fn add_resource(&self, request: Request<pb::AddResourceRequest>) -> Result<Response<()>, Status> {
         let (namespace, request) = (namespace(&request)?, request.into_inner());
-        let (id, resource) = (Id::parse(&request.id)?, required(request.resource, "resource")?);
+        let (id, resource) = (LeaseId::parse(&request.id)?, required(request.resource, "resource")?);
         self.blocking(move |services| services.leases.add(&namespace, &id, &resource)).await?;
         Ok(Response::new(()))
     }
 
     async fn delete_resource(&self, request: Request<pb::DeleteResourceRequest>) -> Result<Response<()>, Status> {
         let (namespace, request) = (namespace(&request)?, request.into_inner());
-        let (id, resource) = (Id::parse(&request.id)?, required(request.resource, "resource")?);
+        let (id, resource) = (LeaseId::parse(&request.id)?, required(request.resource, "resource")?);
         self.blocking(move |services| services.leases.remove(&namespace, &id, &resource)).await?;
         self.collector.after(false).await?;
         Ok(Response::new(()))
@@ -48,12 +48,12 @@ impl pb::leases_server::Leases for Services {
         &self,
         request: Request<pb::ListResourcesRequest>,
     ) -> Result<Response<pb::ListResourcesResponse>, Status> {
-        let (namespace, id) = (namespace(&request)?, Id::parse(&request.into_inner().id)?);
+        let (namespace, id) = (namespace(&request)?, LeaseId::parse(&request.into_inner().id)?);
         let resources = self.blocking(move |services| services.leases.resources(&namespace, &id)).await?;
         Ok(Response::new(pb::ListResourcesResponse { resources }))
     }
 }
 
-fn random_id() -> Result<Id, Error> {
-    Id::parse(&identity::random()?)
+fn random_id() -> Result<LeaseId, Error> {
+    LeaseId::parse(&identity::random()?)
 }

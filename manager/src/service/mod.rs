@@ -34,7 +34,7 @@ use crate::event::Exchange;
 use crate::gc;
 use crate::images::Images;
 use crate::leases::Leases;
-use crate::names::{Id, Namespace};
+use crate::names::{LeaseId, Namespace};
 use crate::namespaces::Namespaces;
 use crate::snapshot::Snapshots;
 use crate::store::Store;
@@ -135,7 +135,7 @@ impl Services {
     }
 
     /// Makes the request's lease, if it names one, hold what is about to be made.
-    fn hold(&self, namespace: &Namespace, lease: Option<&Id>, kind: &str, name: &str) -> Result<()> {
+    fn hold(&self, namespace: &Namespace, lease: Option<&LeaseId>, kind: &str, name: &str) -> Result<()> {
         let Some(lease) = lease else { return Ok(()) };
         self.leases.get(namespace, lease)?;
         gc::hold(&self.store, namespace, lease.as_str(), &[(kind, name.to_owned())])
@@ -153,8 +153,8 @@ fn namespace<T>(request: &Request<T>) -> Result<Namespace> {
 }
 
 /// The lease that holds what the request makes or looks up.
-fn lease<T>(request: &Request<T>) -> Result<Option<Id>> {
-    header(request, "containerd-lease")?.map(Id::parse).transpose()
+fn lease<T>(request: &Request<T>) -> Result<Option<LeaseId>> {
+    header(request, "containerd-lease")?.map(LeaseId::parse).transpose()
 }
 
 fn header<'r, T>(request: &'r Request<T>, name: &str) -> Result<Option<&'r str>> {

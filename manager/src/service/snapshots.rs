@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Answers, Services, in_pieces, lease, mask, namespace, required};
 use crate::filter::Filter;
-use crate::names::{Id, Labels, Namespace, update_labels};
+use crate::names::{Labels, LeaseId, Namespace, update_labels};
 
 #[tonic::async_trait]
 impl pb::snapshots_server::Snapshots for Services {
@@ -130,7 +130,7 @@ struct New {
 }
 
 impl Services {
-    async fn made(&self, namespace: Namespace, lease: Option<Id>, new: New) -> Result<Vec<Mount>, Status> {
+    async fn made(&self, namespace: Namespace, lease: Option<LeaseId>, new: New) -> Result<Vec<Mount>, Status> {
         let event =
             SnapshotPrepare { key: new.key.clone(), parent: new.parent.clone(), snapshotter: new.snapshotter.clone() };
         let of = namespace.clone();

@@ -6,12 +6,12 @@ use tonic::Streaming;
 use super::super::{Answers, Services};
 use crate::content::Writer;
 use crate::error::{Error, Result};
-use crate::names::{Digest, Id, Namespace};
+use crate::names::{Digest, LeaseId, Namespace};
 
 pub(super) fn answers(
     services: Services,
     namespace: Namespace,
-    lease: Option<Id>,
+    lease: Option<LeaseId>,
     mut messages: Streaming<pb::WriteContentRequest>,
 ) -> Answers<pb::WriteContentResponse> {
     Box::pin(async_stream::try_stream! {
@@ -33,7 +33,7 @@ pub(super) fn answers(
 
 struct Session {
     namespace: Namespace,
-    lease: Option<Id>,
+    lease: Option<LeaseId>,
     reference: String,
     expected: Option<Digest>,
     total: i64,

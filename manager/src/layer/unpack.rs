@@ -184,17 +184,17 @@ impl Unpacker {
             tar::EntryType::XGlobalHeader => return Ok(()),
             other => return refused(&path, &format!("entries of type {other:?} are not supported")),
         }
-        let (uid, gid) = owner(entry, &path)?;
-        chownat(&parent, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).doing(doing)?;
-        utimensat(&parent, &name, &times(entry), AtFlags::SYMLINK_NOFOLLOW).doing(doing)
+        let metadata = Metadata::read(entry, &path)?;
+        chownat(&parent, &name, Some(metadata.uid), Some(metadata.gid), AtFlags::SYMLINK_NOFOLLOW).doing(doing)?;
+        utimensat(&parent, &name, &metadata.times, AtFlags::SYMLINK_NOFOLLOW).doing(doing)
     }
 
     fn root_folder<R: Read>(&self, entry: &mut tar::Entry<'_, R>) -> Result<()> {
         let doing = || "setting the root's owner and mode".to_owned();
         let root = reopen(&self.root).doing(doing)?;
-        let (uid, gid) = owner(entry, Path::new("/"))?;
-        fchown(&root, Some(uid), Some(gid)).doing(doing)?;
-        fchmod(&root, mode(entry)).doing(doing)
+        let metadata = Metadata::read(entry, Path::new("/"))?;
+        fchown(&root, Some(metadata.uid), Some(metadata.gid)).doing(doing)?;
+        fchmod(&root, metadata.mode).doing(doing)
     }
 
     /// A handle to the folder that entries of `path` go into; what is missing is made as the layers below have it.
@@ -256,11 +256,11 @@ impl Unpacker {
                 open().doing(doing)?
             }
         };
-        let (uid, gid) = owner(entry, path)?;
-        fchown(&folder, Some(uid), Some(gid)).doing(doing)?;
-        fchmod(&folder, mode(entry)).doing(doing)?;
-        attributes(entry, &folder, path)?;
-        self.times.push((path.to_owned(), times(entry)));
+        let metadata = Metadata::read(entry, path)?;
+        fchown(&folder, Some(metadata.uid), Some(metadata.gid)).doing(doing)?;
+        fchmod(&folder, metadata.mode).doing(doing)?;
+        metadata.set_attributes(&folder, path)?;
+        self.times.push((path.to_owned(), metadata.times));
         self.parent = None; // it may have been a link before
         Ok(())
     }
@@ -345,14 +345,15 @@ fn file<R: Read>(entry: &mut tar::Entry<'_, R>, parent: &OwnedFd, name: &OsStr, 
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = std::fs::File::from(openat(parent, name, flags, Mode::from_raw_mode(0o600)).doing(doing)?);
     io::copy(entry, &mut file).doing(doing)?;
-    let (uid, gid) = owner(entry, path)?;
-    fchown(&file, Some(uid), Some(gid)).doing(doing)?;
-    fchmod(&file, mode(entry)).doing(doing)?; // after the owner, whose change takes setuid away
-    attributes(entry, &file.as_fd().try_clone_to_owned().doing(doing)?, path)?;
-    rustix::fs::futimens(&file, &times(entry)).doing(doing)
+    let metadata = Metadata::read(entry, path)?;
+    fchown(&file, Some(metadata.uid), Some(metadata.gid)).doing(doing)?;
+    fchmod(&file, metadata.mode).doing(doing)?; // after the owner, whose change takes setuid away
+    metadata.set_attributes(&file, path)?;
+    rustix::fs::futimens(&file, &metadata.times).doing(doing)
 }
 
-fn special<R: Read>(entry: &tar::Entry<'_, R>, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<()> {
+fn special<R: Read>(entry: &mut tar::Entry<'_, R>, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<()> {
+    let mode = Metadata::read(entry, path)?.mode;
     let header = entry.header();
     let number = |part: io::Result<Option<u32>>| part.ok().flatten().unwrap_or(0);
     let device = rustix::fs::makedev(number(header.device_major()), number(header.device_minor()));
@@ -363,48 +364,89 @@ fn special<R: Read>(entry: &tar::Entry<'_, R>, parent: &OwnedFd, name: &OsStr, p
         _ => FileType::Fifo,
     };
     let device = if kind == FileType::Fifo { 0 } else { device };
-    mknodat(parent, name, kind, mode(entry), device).doing(|| format!("unpacking {}", path.display()))?;
+    mknodat(parent, name, kind, mode, device).doing(|| format!("unpacking {}", path.display()))?;
     let there = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).doing(|| format!("unpacking {}", path.display()))?;
-    if Mode::from_raw_mode(there.st_mode) != mode(entry) {
-        rustix::fs::chmodat(parent, name, mode(entry), AtFlags::empty())
-            .doing(|| format!("unpacking {}", path.display()))?;
+    if Mode::from_raw_mode(there.st_mode) != mode {
+        rustix::fs::chmodat(parent, name, mode, AtFlags::empty()).doing(|| format!("unpacking {}", path.display()))?;
     }
     Ok(())
 }
 
-fn owner<R: Read>(entry: &tar::Entry<'_, R>, path: &Path) -> Result<(Uid, Gid)> {
-    let id = |id: io::Result<u64>| id.ok().and_then(|id| u32::try_from(id).ok()).filter(|id| *id != u32::MAX);
-    match (id(entry.header().uid()), id(entry.header().gid())) {
-        (Some(uid), Some(gid)) => Ok((Uid::from_raw(uid), Gid::from_raw(gid))),
-        _ => refused(path, "its owner is not a user or group id"),
-    }
+/// What the headers say of an entry, and the PAX extensions before it, which win.
+struct Metadata {
+    uid: Uid,
+    gid: Gid,
+    mode: Mode,
+    times: Timestamps,
+    attributes: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-fn mode<R: Read>(entry: &tar::Entry<'_, R>) -> Mode {
-    Mode::from_raw_mode(entry.header().mode().unwrap_or(0o644) & 0o7777)
-}
-
-fn times<R: Read>(entry: &tar::Entry<'_, R>) -> Timestamps {
-    let seconds = i64::try_from(entry.header().mtime().unwrap_or(0)).unwrap_or(0);
-    let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
-    Timestamps { last_access: time, last_modification: time }
-}
-
-/// Extended attributes, as far as an image may set them: file capabilities and the user's own, nothing that overlayfs or a
-/// security module reads.
-fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>, file: &OwnedFd, path: &Path) -> Result<()> {
-    let doing = || format!("setting attributes of {}", path.display());
-    let Some(extensions) = entry.pax_extensions().doing(doing)? else { return Ok(()) };
-    for extension in extensions {
-        let extension = extension.doing(doing)?; // a malformed one is an error: another reader would see other files
-        let Some(name) = extension.key_bytes().strip_prefix(b"SCHILY.xattr.") else { continue };
-        let allowed =
-            name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."));
-        if allowed {
-            fsetxattr(file, name, extension.value_bytes(), XattrFlags::empty()).doing(doing)?;
+impl Metadata {
+    fn read<R: Read>(entry: &mut tar::Entry<'_, R>, path: &Path) -> Result<Metadata> {
+        let doing = || format!("reading the extensions of {}", path.display());
+        let (mut uid, mut gid, mut mtime) = (None, None, None);
+        let mut attributes = Vec::new();
+        if let Some(extensions) = entry.pax_extensions().doing(doing)? {
+            for extension in extensions {
+                let extension = extension.doing(doing)?; // a malformed one is an error: another reader would see other files
+                let (key, value) = (extension.key_bytes(), extension.value_bytes());
+                match key {
+                    b"uid" => uid = Some(value.to_vec()),
+                    b"gid" => gid = Some(value.to_vec()),
+                    b"mtime" => mtime = Some(value.to_vec()),
+                    _ => {
+                        if let Some(name) = key.strip_prefix(b"SCHILY.xattr.").filter(|name| is_allowed(name)) {
+                            attributes.push((name.to_vec(), value.to_vec()));
+                        }
+                    }
+                }
+            }
         }
+        let header = entry.header();
+        let time = match mtime {
+            Some(text) => time(&text).map_or_else(|| refused(path, "its time is not a number"), Ok)?,
+            None => Timespec { tv_sec: i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0), tv_nsec: 0 },
+        };
+        Ok(Metadata {
+            uid: Uid::from_raw(id(uid.as_deref(), &header.as_old().uid, || header.uid(), path)?),
+            gid: Gid::from_raw(id(gid.as_deref(), &header.as_old().gid, || header.gid(), path)?),
+            mode: Mode::from_raw_mode(header.mode().unwrap_or(0o644) & 0o7777),
+            times: Timestamps { last_access: time, last_modification: time },
+            attributes,
+        })
     }
-    Ok(())
+
+    fn set_attributes(&self, file: impl std::os::fd::AsFd, path: &Path) -> Result<()> {
+        for (name, value) in &self.attributes {
+            let doing = || format!("setting attribute {} of {}", String::from_utf8_lossy(name), path.display());
+            fsetxattr(&file, name.as_slice(), value, XattrFlags::empty()).doing(doing)?;
+        }
+        Ok(())
+    }
+}
+
+/// As far as an image may set them: file capabilities and the user's own, nothing that overlayfs or a security module reads.
+fn is_allowed(attribute: &[u8]) -> bool {
+    attribute == b"security.capability" || (attribute.starts_with(b"user.") && !attribute.starts_with(b"user.overlay."))
+}
+
+/// A user or group: of the extension, else of the header, where an empty field is 0.
+fn id(extension: Option<&[u8]>, field: &[u8], header: impl Fn() -> io::Result<u64>, path: &Path) -> Result<u32> {
+    let number = match extension {
+        Some(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse::<u64>().ok()),
+        None if field.iter().all(|byte| matches!(byte, 0 | b' ')) => Some(0),
+        None => header().ok(),
+    };
+    let id = number.and_then(|number| u32::try_from(number).ok()).filter(|id| *id != u32::MAX);
+    id.map_or_else(|| refused(path, "its owner is not a user or group id"), Ok)
+}
+
+/// Seconds with a fraction, as PAX has them.
+fn time(text: &[u8]) -> Option<Timespec> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let nanos = format!("{fraction:0<9}");
+    Some(Timespec { tv_sec: seconds.parse().ok()?, tv_nsec: nanos.get(..9)?.parse().ok()? })
 }
 
 #[cfg(test)]

@@ -1,0 +1,92 @@
+//! A layer's archive, unpacked into a folder. Whoever made the archive chose every name, size and link in it.
+//!
+//! The `tar` crate only reads headers; what is made, is made here, through handles: a parent folder is opened with the
+//! layer as its root, and the entry is made in that handle by its last name, never following a link.
+//!
+//! For an overlay snapshot the folder is the upper one, so a removal becomes what overlayfs reads as one (a character
+//! device 0:0, an opaque folder) and nothing has to be mounted to unpack.
+//!
+//! Source: image-spec layer.md; kernel overlayfs.rst, "whiteouts and opaque directories".
+
+mod entry;
+mod inherit;
+mod meter;
+mod unpack;
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+pub use inherit::inherit;
+
+use crate::error::{Doing as _, Result};
+use crate::names::Digest;
+use meter::Meter;
+use unpack::Unpacker;
+
+/// A layer that unpacks to more bytes than this is refused, and so is a file in it.
+pub const LARGEST: u64 = 64 << 30;
+/// A layer with more entries than this is refused: each takes an inode.
+pub const MOST_ENTRIES: u64 = 8 << 20;
+/// What describes one entry (its headers, long names, attributes) may take this much; it is held in memory.
+pub const LONGEST_HEADER: u64 = 1 << 20;
+
+/// What an unpacked layer was: the digest and size of the archive, uncompressed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    pub diff_id: Digest,
+    pub size: u64,
+    /// Folders that the archive puts something into and does not bring along: they look as in the layers below.
+    pub implied: Vec<PathBuf>,
+}
+
+/// How removals are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removals {
+    /// As overlayfs reads them: the folder is an upper one.
+    Overlay,
+    /// The named file is removed: the folder is the whole file system.
+    Remove,
+}
+
+/// Unpacks an archive, compressed or not, into `folder`. Reads to the end of the stream.
+///
+/// # Errors
+/// The archive is cut short or malformed, names a place outside, or is too large. The folder is then to be thrown away.
+pub fn apply(stream: impl Read, folder: &Path, removals: Removals) -> Result<Applied> {
+    let doing = || "reading the layer's archive".to_owned();
+    let meter = Meter::new(plain(stream)?);
+    let allowance = meter.allowance();
+    let mut archive = tar::Archive::new(meter);
+    let mut unpacker = Unpacker::open(folder, removals)?;
+    let mut entries = archive.entries().doing(doing)?;
+    loop {
+        allowance.only(LONGEST_HEADER);
+        let Some(entry) = entries.next() else { break };
+        allowance.unlimited();
+        let mut entry = entry.doing(doing)?;
+        unpacker.entry(&mut entry)?;
+        io::copy(&mut entry, &mut io::sink()).doing(doing)?; // an entry that has no use for its content may have one
+    }
+    allowance.unlimited();
+    let implied = unpacker.finish()?;
+    let mut meter = archive.into_inner();
+    io::copy(&mut meter, &mut io::sink()).doing(doing)?; // what follows the archive is part of the digest
+    let (diff_id, size) = meter.end();
+    Ok(Applied { diff_id, size, implied })
+}
+
+/// The archive itself, whichever way it is packed: told by its first bytes.
+fn plain<'s>(stream: impl Read + 's) -> Result<Box<dyn Read + 's>> {
+    let mut buffered = io::BufReader::with_capacity(128 << 10, stream);
+    let magic = io::BufRead::fill_buf(&mut buffered).doing(|| "reading the layer".into())?;
+    Ok(match magic {
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            Box::new(zstd::Decoder::with_buffer(buffered).doing(|| "reading the layer as zstd".into())?)
+        }
+        _ => Box::new(buffered),
+    })
+}
+
+#[cfg(test)]
+mod tests;
