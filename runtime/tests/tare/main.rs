@@ -1,0 +1,9 @@
+//! The built `tare` on bundles of Debian's static busybox, as its callers use it.
+
+mod bundle;
+mod crash;
+mod hostile;
+mod life_cycle;
+mod refused;
+mod terminal;
+mod view;
