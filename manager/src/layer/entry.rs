@@ -1,5 +1,6 @@
 //! What an entry says of itself, checked before anything is made.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
@@ -23,23 +24,22 @@ impl Looks {
     /// of archives other files (CVE-2025-62518 and its kin).
     pub fn of<R: Read>(entry: &mut tar::Entry<'_, R>, path: &Path) -> Result<Looks> {
         let header = entry.header();
-        let id = |id: std::io::Result<u64>| id.ok().and_then(|id| u32::try_from(id).ok()).filter(|id| *id != u32::MAX);
-        let (Some(uid), Some(gid)) = (id(header.uid()), id(header.gid())) else {
+        let fields = header.as_old();
+        let (Some(uid), Some(gid)) = (owner(&fields.uid, header.uid()), owner(&fields.gid, header.gid())) else {
             return refused(path, "its owner is not a user or group id");
         };
         let mode = Mode::from_raw_mode(header.mode().unwrap_or(0o644) & 0o7777);
         let seconds = header.mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0);
         let mut time = Timespec { tv_sec: seconds, tv_nsec: 0 };
         let mut attributes = Vec::new();
-        let mut seen = Vec::new();
+        let mut seen = HashSet::new();
         let doing = || format!("reading the extensions of {}", path.display());
         for extension in entry.pax_extensions().doing(doing)?.into_iter().flatten() {
             let extension = extension.doing(doing)?;
             let (key, value) = (extension.key_bytes(), extension.value_bytes());
-            if seen.iter().any(|one| one == key) {
+            if !seen.insert(key.to_vec()) {
                 return refused(path, &format!("it says {} twice", String::from_utf8_lossy(key)));
             }
-            seen.push(key.to_vec());
             if key == b"mtime" {
                 match seconds_of(value) {
                     Some(given) => time = given,
@@ -54,6 +54,14 @@ impl Looks {
         let times = Timestamps { last_access: time, last_modification: time };
         Ok(Looks { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid), mode, times, attributes })
     }
+}
+
+/// A field that is empty means 0: every reader of archives takes it so.
+fn owner(field: &[u8], read: std::io::Result<u64>) -> Option<u32> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Some(0);
+    }
+    u32::try_from(read.ok()?).ok().filter(|id| *id != u32::MAX)
 }
 
 /// Attributes that an image may set: file capabilities and the user's own, nothing that overlayfs or a security module
