@@ -66,6 +66,7 @@ impl Services {
             part("io.containerd.lease.v1", "manager", [], false),
             part("io.containerd.event.v1", "exchange", [], false),
             part("io.containerd.differ.v1", "walking", [], true),
+            part("io.containerd.transfer.v1", "local", [], false),
             part(TASK, "task", [("log-uri-schemes", "fifo,binary,file".into())], true),
         ];
         parts.extend(SERVICES.iter().map(|id| part("io.containerd.grpc.v1", id, [], false)));
@@ -84,7 +85,9 @@ const SERVICES: &[&str] = &[
     "leases",
     "namespaces",
     "snapshots",
+    "streaming",
     "tasks",
+    "transfer",
     "version",
 ];
 
