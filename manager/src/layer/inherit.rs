@@ -1,7 +1,6 @@
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, fchmod, fchown};
+use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fchmod, fchown, fstat, openat2};
 use rustix::process::{Gid, Uid};
 
 use super::unpack::{open_folder, open_root, reopen};
@@ -14,13 +13,19 @@ use crate::error::{Doing as _, Result};
 pub fn inherit(folder: &Path, implied: &[PathBuf], lower: &[PathBuf]) -> Result<()> {
     let root = open_root(folder)?;
     for path in implied {
-        let there =
-            |layer: &PathBuf| std::fs::symlink_metadata(layer.join(path)).ok().filter(std::fs::Metadata::is_dir);
-        let Some(below) = lower.iter().find_map(there) else { continue };
+        let Some(below) = lower.iter().find_map(|layer| looks(layer, path)) else { continue };
         let doing = || format!("setting the owner and mode of {}", path.display());
         let Ok(made) = open_folder(&root, path).and_then(|made| reopen(&made)) else { continue }; // replaced by a later entry
-        fchown(&made, Some(Uid::from_raw(below.uid())), Some(Gid::from_raw(below.gid()))).doing(doing)?;
-        fchmod(&made, Mode::from_raw_mode(below.mode() & 0o7777)).doing(doing)?;
+        fchown(&made, Some(Uid::from_raw(below.st_uid)), Some(Gid::from_raw(below.st_gid))).doing(doing)?;
+        fchmod(&made, Mode::from_raw_mode(below.st_mode & 0o7777)).doing(doing)?;
     }
     Ok(())
+}
+
+/// A folder of a layer below, which is as hostile: nothing is looked up through its links.
+fn looks(layer: &Path, path: &Path) -> Option<Stat> {
+    let root = open_root(layer).ok()?;
+    let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    fstat(openat2(&root, path, flags, Mode::empty(), within).ok()?).ok()
 }

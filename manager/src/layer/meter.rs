@@ -56,7 +56,8 @@ impl<R: Read> Read for Meter<R> {
         }
         let left = self.allowance.0.get();
         if left != u64::MAX {
-            let left = left.checked_sub(length as u64).ok_or_else(|| io::Error::other("an entry's header is too long"))?;
+            let left =
+                left.checked_sub(length as u64).ok_or_else(|| io::Error::other("an entry's header is too long"))?;
             self.allowance.0.set(left);
         }
         Ok(length)
