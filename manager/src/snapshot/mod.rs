@@ -1,0 +1,396 @@
+//! Snapshots: the layers of file systems, by key, each on its parent.
+//!
+//! ```text
+//!            prepare                    commit
+//!  parent ───────────▶ active (a key) ─────────▶ committed (a name) ───▶ parent of others
+//!            view
+//!  parent ───────────▶ view (a key): as active, but never written and never committed
+//! ```
+//!
+//! A [`Snapshotter`] knows how a layer lies on disk and is mounted; keys, parents and times are rows, the same for all.
+//! A layer's folder is made first and its row last; a folder without a row is removed. A key is free text and never a
+//! path: the folder has a number.
+
+#[cfg(test)]
+mod contract;
+mod folders;
+mod native;
+mod overlay;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tare_proto::containerd::services::snapshots::v1::{Info, Kind};
+use tare_proto::containerd::types::Mount;
+
+use crate::error::{Error, Result};
+use crate::names::{Labels, Namespace, check_labels};
+use crate::store::{Rows, Store, kind};
+use folders::Folders;
+
+/// The name that clients know it by.
+pub const OVERLAY: &str = "overlayfs";
+/// A copy of the parent for each layer: needs nothing of the kernel.
+pub const NATIVE: &str = "native";
+
+/// How layers lie on disk and are put together. A layer's own files are in `fs` in its folder.
+///
+/// `make` is called once, in a new folder; then `mounts` as often as somebody wants to mount it. `lower` are the `fs` folders
+/// of all parents, top first; they are never written to.
+trait Snapshotter: Send + Sync {
+    /// Makes what a layer begins with.
+    fn make(&self, folder: &Path, lower: &[PathBuf], view: bool) -> Result<()>;
+
+    /// What to mount to see the layer on its parents.
+    fn mounts(&self, folder: &Path, lower: &[PathBuf], view: bool) -> Vec<Mount>;
+
+    /// Whether a layer holds only what differs from its parent, so that it can be put on another at its commit.
+    fn holds_differences(&self) -> bool;
+}
+
+/// A snapshot's row.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Row {
+    /// What clients see.
+    #[prost(message, optional, tag = "1")]
+    pub info: Option<Info>,
+    /// The folder.
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    /// Of the layer alone, when it was committed.
+    #[prost(int64, tag = "3")]
+    pub size: i64,
+    #[prost(int64, tag = "4")]
+    pub inodes: i64,
+}
+
+struct Engine {
+    name: &'static str,
+    snapshotter: Box<dyn Snapshotter>,
+    folders: Folders,
+}
+
+#[derive(Clone)]
+pub struct Snapshots {
+    engines: Arc<[Engine]>,
+    store: Store,
+}
+
+/// A row's name.
+pub fn name(snapshotter: &str, key: &str) -> String {
+    format!("{snapshotter}\0{key}")
+}
+
+fn missing(key: &str) -> Error {
+    Error::NotFound(format!("snapshot {key}"))
+}
+
+/// # Errors
+/// `NotFound`: there is no such snapshotter.
+pub fn check_snapshotter(snapshotter: &str) -> Result<()> {
+    match snapshotter {
+        OVERLAY | NATIVE => Ok(()),
+        _ => Err(Error::NotFound(format!("snapshotter not loaded: {snapshotter}"))),
+    }
+}
+
+impl Snapshots {
+    /// Opens the snapshots below `root`, and removes folders that no row names.
+    ///
+    /// # Errors
+    /// A folder cannot be made.
+    pub fn open(root: &Path, store: Store) -> Result<Snapshots> {
+        let root = root.join("snapshots");
+        let engines: Vec<Engine> = vec![
+            Engine {
+                name: OVERLAY,
+                snapshotter: Box::new(overlay::Overlay::new()),
+                folders: Folders::open(&root.join(OVERLAY))?,
+            },
+            Engine { name: NATIVE, snapshotter: Box::new(native::Native), folders: Folders::open(&root.join(NATIVE))? },
+        ];
+        let snapshots = Snapshots { engines: engines.into(), store };
+        snapshots.sweep()?;
+        Ok(snapshots)
+    }
+
+    fn engine(&self, snapshotter: &str) -> Result<&Engine> {
+        check_snapshotter(snapshotter)?;
+        Ok(self.engines.iter().find(|engine| engine.name == snapshotter).expect("every known snapshotter was opened"))
+    }
+
+    /// # Errors
+    /// `NotFound`.
+    pub fn row(&self, namespace: &Namespace, snapshotter: &str, key: &str) -> Result<Row> {
+        check_snapshotter(snapshotter)?;
+        self.store.get(kind::SNAPSHOT, namespace, &name(snapshotter, key))?.ok_or_else(|| missing(key))
+    }
+
+    /// # Errors
+    /// `NotFound`.
+    pub fn info(&self, namespace: &Namespace, snapshotter: &str, key: &str) -> Result<Info> {
+        Ok(self.row(namespace, snapshotter, key)?.info.unwrap_or_default())
+    }
+
+    /// # Errors
+    /// The database is damaged.
+    pub fn list(&self, namespace: &Namespace, snapshotter: &str) -> Result<Vec<Info>> {
+        check_snapshotter(snapshotter)?;
+        let rows = self.store.list_below::<Row>(kind::SNAPSHOT, namespace.as_str(), &name(snapshotter, ""))?;
+        Ok(rows.into_iter().filter_map(|(_, row)| row.info).collect())
+    }
+
+    /// Makes a layer on `parent`, writable or for looking only, and gives what to mount.
+    ///
+    /// # Errors
+    /// `AlreadyExists` the key is used; `NotFound` the parent; `InvalidArgument` the parent is not committed.
+    pub fn prepare(
+        &self,
+        namespace: &Namespace,
+        snapshotter: &str,
+        key: &str,
+        parent: &str,
+        labels: &Labels,
+        view: bool,
+    ) -> Result<Vec<Mount>> {
+        let engine = self.engine(snapshotter)?;
+        check_labels(labels)?;
+        if key.is_empty() {
+            return Err(Error::InvalidArgument("snapshot key must not be empty".into()));
+        }
+        let lower = self.lower(namespace, engine, parent)?;
+        if self.row(namespace, snapshotter, key).is_ok() {
+            return Err(Error::AlreadyExists(format!("snapshot {key}")));
+        }
+        let new = engine.folders.make()?;
+        let now = Some(SystemTime::now().into());
+        let info = Info {
+            name: key.into(),
+            parent: parent.into(),
+            kind: if view { Kind::View } else { Kind::Active }.into(),
+            created_at: now,
+            updated_at: now,
+            labels: labels.clone(),
+        };
+        let row = Row { info: Some(info), number: new.number(), size: 0, inodes: 0 };
+        engine.snapshotter.make(new.path(), &lower, view)?;
+        self.store.change(|rows| {
+            // Both were looked at before, when somebody else could still change them.
+            check_parent(rows, namespace, snapshotter, parent)?;
+            if rows.get::<Row>(kind::SNAPSHOT, namespace, &name(snapshotter, key))?.is_some() {
+                return Err(Error::AlreadyExists(format!("snapshot {key}")));
+            }
+            rows.put(kind::SNAPSHOT, namespace, &name(snapshotter, key), &row)
+        })?;
+        let mounts = engine.snapshotter.mounts(new.path(), &lower, view);
+        new.keep();
+        Ok(mounts)
+    }
+
+    /// The folders of a parent and all below it, top first.
+    fn lower(&self, namespace: &Namespace, engine: &Engine, parent: &str) -> Result<Vec<PathBuf>> {
+        let mut lower = Vec::new();
+        let mut key = parent.to_owned();
+        while !key.is_empty() {
+            let row = self.row(namespace, engine.name, &key).map_err(|error| match error {
+                Error::NotFound(_) => Error::NotFound(format!("parent snapshot {key}")),
+                error => error,
+            })?;
+            let info = row.info.unwrap_or_default();
+            if info.kind() != Kind::Committed {
+                return Err(not_committed(&key));
+            }
+            lower.push(engine.folders.layer(row.number));
+            key = info.parent;
+        }
+        Ok(lower)
+    }
+
+    /// Where an overlay layer's own files lie: it can be unpacked to without a mount.
+    ///
+    /// # Panics
+    /// Never: the overlay is always there.
+    pub fn layer(&self, number: u64) -> PathBuf {
+        self.engine(OVERLAY).expect("it is always there").folders.layer(number)
+    }
+
+    /// The folders of a committed overlay snapshot and all below it, top first.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn chain(&self, namespace: &Namespace, key: &str) -> Result<Vec<PathBuf>> {
+        self.lower(namespace, self.engine(OVERLAY)?, key)
+    }
+
+    /// What to mount for an active snapshot or a view.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` it is committed.
+    pub fn mounts(&self, namespace: &Namespace, snapshotter: &str, key: &str) -> Result<Vec<Mount>> {
+        let engine = self.engine(snapshotter)?;
+        let row = self.row(namespace, snapshotter, key)?;
+        let info = row.info.unwrap_or_default();
+        if info.kind() == Kind::Committed {
+            return Err(Error::FailedPrecondition(format!("snapshot {key} is committed")));
+        }
+        let lower = self.lower(namespace, engine, &info.parent)?;
+        Ok(engine.snapshotter.mounts(&engine.folders.folder(row.number), &lower, info.kind() == Kind::View))
+    }
+
+    /// Freezes an active snapshot under a name of its own; the key is free again. A `parent` that is given becomes its
+    /// parent: so layers can be unpacked side by side and put on one another at the end.
+    ///
+    /// # Errors
+    /// `NotFound`; `AlreadyExists` the name is used; `FailedPrecondition` it is not active; `Unimplemented` its snapshotter
+    /// cannot put it on another parent.
+    pub fn commit(
+        &self,
+        namespace: &Namespace,
+        snapshotter: &str,
+        new: &str,
+        key: &str,
+        labels: &Labels,
+        parent: Option<&str>,
+    ) -> Result<()> {
+        let engine = self.engine(snapshotter)?;
+        check_labels(labels)?;
+        if new.is_empty() {
+            return Err(Error::InvalidArgument("snapshot name must not be empty".into()));
+        }
+        let before = self.row(namespace, snapshotter, key)?;
+        check_active(&before, key)?;
+        if parent.is_some() && !engine.snapshotter.holds_differences() {
+            return Err(Error::Unimplemented(format!("another parent at commit with snapshotter {snapshotter}")));
+        }
+        let layer = engine.folders.layer(before.number);
+        let (size, inodes) = folders::usage(&layer)?;
+        folders::sync(&layer)?;
+        self.store.change(|rows| {
+            if rows.get::<Row>(kind::SNAPSHOT, namespace, &name(snapshotter, new))?.is_some() {
+                return Err(Error::AlreadyExists(format!("snapshot {new}")));
+            }
+            let mut row: Row =
+                rows.get(kind::SNAPSHOT, namespace, &name(snapshotter, key))?.ok_or_else(|| missing(key))?;
+            check_active(&row, key)?;
+            let info = row.info.get_or_insert_default();
+            info.name = new.into();
+            if let Some(parent) = parent {
+                check_parent(rows, namespace, snapshotter, parent)?;
+                info.parent = parent.into();
+            }
+            info.set_kind(Kind::Committed);
+            info.updated_at = Some(SystemTime::now().into());
+            info.labels.extend(labels.clone());
+            (row.size, row.inodes) = (size, inodes);
+            rows.remove(kind::SNAPSHOT, namespace.as_str(), &name(snapshotter, key))?;
+            rows.put(kind::SNAPSHOT, namespace, &name(snapshotter, new), &row)
+        })
+    }
+
+    /// Removes a snapshot that nothing lies on.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` it has children.
+    pub fn remove(&self, namespace: &Namespace, snapshotter: &str, key: &str) -> Result<()> {
+        let engine = self.engine(snapshotter)?;
+        let number = self.store.change(|rows| {
+            let row: Row = rows.get(kind::SNAPSHOT, namespace, &name(snapshotter, key))?.ok_or_else(|| missing(key))?;
+            if has_children(rows, namespace, snapshotter, key)? {
+                return Err(Error::FailedPrecondition(format!("cannot remove snapshot {key} with child")));
+            }
+            rows.remove(kind::SNAPSHOT, namespace.as_str(), &name(snapshotter, key))?;
+            Ok(row.number)
+        })?;
+        engine.folders.remove(number)
+    }
+
+    /// Changes a snapshot's labels.
+    ///
+    /// # Errors
+    /// `NotFound`, or what `change` refuses.
+    pub fn update(
+        &self,
+        namespace: &Namespace,
+        snapshotter: &str,
+        key: &str,
+        change: impl FnOnce(&mut Labels) -> Result<()>,
+    ) -> Result<Info> {
+        check_snapshotter(snapshotter)?;
+        self.store.change(|rows| {
+            let mut row: Row =
+                rows.get(kind::SNAPSHOT, namespace, &name(snapshotter, key))?.ok_or_else(|| missing(key))?;
+            let info = row.info.get_or_insert_default();
+            change(&mut info.labels)?;
+            info.updated_at = Some(SystemTime::now().into());
+            let info = info.clone();
+            rows.put(kind::SNAPSHOT, namespace, &name(snapshotter, key), &row)?;
+            Ok(info)
+        })
+    }
+
+    /// Bytes and inodes of the layer alone.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn usage(&self, namespace: &Namespace, snapshotter: &str, key: &str) -> Result<(i64, i64)> {
+        let engine = self.engine(snapshotter)?;
+        let row = self.row(namespace, snapshotter, key)?;
+        match row.info.as_ref().map(Info::kind) {
+            Some(Kind::Committed) => Ok((row.size, row.inodes)),
+            _ => folders::usage(&engine.folders.layer(row.number)),
+        }
+    }
+
+    /// Removes folders that no row names.
+    ///
+    /// # Errors
+    /// The database is damaged.
+    pub fn sweep(&self) -> Result<()> {
+        for engine in self.engines.iter() {
+            engine.folders.sweep(|| {
+                let mut kept = std::collections::HashSet::new();
+                for namespace in self.store.namespaces()? {
+                    let below = name(engine.name, "");
+                    let rows = self.store.list_below::<Row>(kind::SNAPSHOT, namespace.as_str(), &below)?;
+                    kept.extend(rows.into_iter().map(|(_, row)| row.number));
+                }
+                Ok(kept)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn not_committed(parent: &str) -> Error {
+    Error::InvalidArgument(format!("parent {parent} is not committed"))
+}
+
+fn check_active(row: &Row, key: &str) -> Result<()> {
+    match row.info.as_ref().map(Info::kind) {
+        Some(Kind::Active) => Ok(()),
+        _ => Err(Error::FailedPrecondition(format!("snapshot {key} is not active"))),
+    }
+}
+
+fn check_parent(rows: &Rows<'_>, namespace: &Namespace, snapshotter: &str, parent: &str) -> Result<()> {
+    if parent.is_empty() {
+        return Ok(());
+    }
+    let row: Option<Row> = rows.get(kind::SNAPSHOT, namespace, &name(snapshotter, parent))?;
+    match row.map(|row| row.info.unwrap_or_default().kind()) {
+        None => Err(Error::NotFound(format!("parent snapshot {parent}"))),
+        Some(Kind::Committed) => Ok(()),
+        Some(_) => Err(not_committed(parent)),
+    }
+}
+
+fn has_children(rows: &Rows<'_>, namespace: &Namespace, snapshotter: &str, key: &str) -> Result<bool> {
+    for other in rows.names(kind::SNAPSHOT, namespace.as_str(), &name(snapshotter, ""))? {
+        let row: Option<Row> = rows.get(kind::SNAPSHOT, namespace, &other)?;
+        if row.and_then(|row| row.info).is_some_and(|info| info.parent == key) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
