@@ -13,7 +13,7 @@ use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 use tare_proto::containerd::services::content::v1::Info;
@@ -22,12 +22,17 @@ use crate::error::{Doing as _, Error, Result};
 use crate::names::{Digest, Labels, Namespace, check_labels};
 use crate::store::{Store, kind};
 
+/// How long a write that was left, and that no lease holds, can be gone on with.
+const INGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
+
 #[derive(Clone)]
 pub struct Content {
     root: PathBuf,
     store: Store,
     /// References that somebody writes to.
     locked: Arc<Mutex<HashSet<(Namespace, String)>>>,
+    /// Held from the moment a blob has its name until it has its row: the sweep must not come between.
+    naming: Arc<Mutex<()>>,
 }
 
 /// How far a write has come.
@@ -55,7 +60,7 @@ impl Content {
                 .create(&dir)
                 .doing(|| format!("making {}", dir.display()))?;
         }
-        Ok(Content { root: root.to_owned(), store, locked: Arc::default() })
+        Ok(Content { root: root.to_owned(), store, locked: Arc::default(), naming: Arc::default() })
     }
 
     fn blob(&self, digest: &Digest) -> PathBuf {
@@ -227,36 +232,50 @@ impl Content {
         fs::remove_dir_all(&folder).doing(|| format!("removing {}", folder.display()))
     }
 
-    /// Removes blobs that no namespace has a row for, and writes that were left a day ago.
+    /// Removes blobs that no namespace has a row for, and writes that nobody went on with for a day unless they are `held`.
     ///
     /// # Errors
-    /// The database is damaged.
-    pub fn sweep(&self) -> Result<()> {
+    /// The database is damaged, or a file cannot be removed.
+    pub fn sweep(&self, held: &HashSet<(Namespace, String)>) -> Result<()> {
+        self.sweep_blobs()?;
+        self.sweep_ingests(held)
+    }
+
+    fn sweep_blobs(&self) -> Result<()> {
+        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kept = HashSet::new();
         for namespace in self.store.namespaces()? {
-            kept.extend(
-                self.list(&namespace)?
-                    .into_iter()
-                    .filter_map(|info| info.digest.strip_prefix("sha256:").map(str::to_owned)),
-            );
+            let rows = self.list(&namespace)?.into_iter();
+            kept.extend(rows.filter_map(|info| info.digest.strip_prefix("sha256:").map(str::to_owned)));
         }
-        let folder = self.root.join("blobs/sha256");
-        for entry in fs::read_dir(&folder).doing(|| format!("reading {}", folder.display()))?.flatten() {
-            if !kept.contains(&*entry.file_name().to_string_lossy()) {
-                // One that a commit has just named has its row a moment later; it is young.
-                let young = entry
-                    .metadata()
-                    .and_then(|there| there.modified())
-                    .is_ok_and(|at| at.elapsed().is_ok_and(|age| age.as_secs() < 60));
-                let committing = young && !self.locked.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-                if !committing {
-                    let path = entry.path();
-                    fs::remove_file(&path).doing(|| format!("removing {}", path.display()))?;
-                }
+        for path in entries(&self.root.join("blobs/sha256"))? {
+            if path.file_name().and_then(|name| name.to_str()).is_none_or(|name| !kept.contains(name)) {
+                fs::remove_file(&path).doing(|| format!("removing {}", path.display()))?;
             }
         }
         Ok(())
     }
+
+    fn sweep_ingests(&self, held: &HashSet<(Namespace, String)>) -> Result<()> {
+        // Nobody begins to write, or goes on with a write, while it is looked at.
+        let locked = self.locked.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept: HashSet<PathBuf> =
+            held.iter().chain(locked.iter()).map(|(namespace, reference)| self.ingest(namespace, reference)).collect();
+        for path in entries(&self.root.join("ingest"))? {
+            let touched = |name: &str| fs::metadata(path.join(name)).and_then(|there| there.modified());
+            let at = touched("data").or_else(|_| touched("."));
+            let old = at.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > INGEST_LIFE));
+            if old && !kept.contains(&path) {
+                fs::remove_dir_all(&path).doing(|| format!("removing {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let doing = || format!("reading {}", folder.display());
+    fs::read_dir(folder).doing(doing)?.map(|entry| Ok(entry.doing(doing)?.path())).collect()
 }
 
 fn status_of(folder: &Path, namespace: &Namespace) -> Option<Status> {
@@ -368,6 +387,7 @@ impl Writer {
         let doing = || format!("committing {}", self.reference);
         self.file.sync_data().doing(doing)?;
         let blob = self.content.blob(&digest);
+        let naming = self.content.naming.lock().unwrap_or_else(PoisonError::into_inner);
         fs::rename(self.folder.join("data"), &blob).doing(doing)?;
         let blobs = blob.parent().expect("a blob lies in blobs/sha256");
         File::open(blobs).and_then(|folder| folder.sync_all()).doing(doing)?; // the name is durable before its row
@@ -381,6 +401,7 @@ impl Writer {
             rows.put(kind::BLOB, &self.namespace, digest.as_str(), &info)?;
             Ok(true)
         })?;
+        drop(naming);
         let _ = fs::remove_dir_all(&self.folder); // the blob is committed; what is left of the write is swept at the next start
         if new { Ok(digest) } else { Err(Error::AlreadyExists(format!("content {digest}"))) }
     }
@@ -450,7 +471,33 @@ mod tests {
         writer.write(b"x").unwrap();
         let digest = writer.commit(0, None, &Labels::new()).unwrap();
         content.delete(&ns, &digest).unwrap();
-        content.sweep().unwrap();
+        content.sweep(&HashSet::new()).unwrap();
         assert_eq!(fs::read_dir(dir.path().join("blobs/sha256")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_write_that_was_left_a_day_ago_goes_unless_somebody_holds_it() {
+        let (dir, content, ns) = content();
+        let begin = |reference: &str| {
+            let mut writer = content.writer(&ns, reference, 0, None).unwrap();
+            writer.write(b"x").unwrap();
+            writer.file.set_modified(SystemTime::now() - INGEST_LIFE - Duration::from_secs(1)).unwrap();
+            writer
+        };
+        for left in ["left", "leased"] {
+            drop(begin(left));
+        }
+        let writing = begin("at work");
+        drop(content.writer(&ns, "young", 0, None).unwrap());
+        fs::create_dir(dir.path().join("ingest/crashed")).unwrap();
+        fs::File::open(dir.path().join("ingest/crashed"))
+            .and_then(|folder| folder.set_modified(SystemTime::UNIX_EPOCH))
+            .unwrap();
+        content.sweep(&HashSet::from([(ns.clone(), "leased".to_owned())])).unwrap();
+        let mut kept: Vec<_> = content.statuses(&ns).unwrap().into_iter().map(|status| status.reference).collect();
+        kept.sort();
+        assert_eq!(kept, ["at work", "leased", "young"]);
+        assert_eq!(fs::read_dir(dir.path().join("ingest")).unwrap().count(), 3);
+        drop(writing);
     }
 }

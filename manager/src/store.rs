@@ -157,6 +157,21 @@ impl Rows<'_> {
             .transpose()
     }
 
+    /// All rows of a kind in a namespace, in the order of their names.
+    ///
+    /// # Errors
+    /// The database is damaged.
+    pub fn list<M: Message + Default>(&self, kind: &str, namespace: &Namespace) -> Result<Vec<(String, M)>> {
+        let begin = key(kind, namespace.as_str(), "");
+        let mut list = Vec::new();
+        for row in self.table.range(begin.as_str()..).map_err(failed)? {
+            let (name, value) = row.map_err(failed)?;
+            let Some(name) = name.value().strip_prefix(begin.as_str()) else { break };
+            list.push((name.to_owned(), M::decode(value.value()).map_err(failed)?));
+        }
+        Ok(list)
+    }
+
     /// Writes a row; the namespace comes into being with its first one.
     ///
     /// # Errors
