@@ -26,13 +26,13 @@ pub fn delete(args: &Args) -> Result<(), Error> {
         given => given.clone(),
     };
     let pid = fs::read_to_string(bundle.join("init.pid")).ok().and_then(|text| text.trim().parse().ok());
-    // Without the file nothing was created yet, or the default runtime did.
+    // Written before the runtime is called: without the whole of it there is nothing to delete.
     let options = Options::read(&bundle).unwrap_or_else(|error| {
         log::plain(&error.to_string());
-        Options::default()
+        None
     });
-    let runtime = Runtime::new(&options, &args.namespace, &bundle, args.debug);
-    if bundle.is_dir() {
+    if let Some(options) = options {
+        let runtime = Runtime::new(&options, &args.namespace, &bundle, args.debug);
         runtime.run_alone(&["delete", "--force", &args.id])?;
     }
     rootfs::unmount_all(&bundle.join("rootfs"))?;

@@ -86,18 +86,18 @@ impl Options {
         Ok(toml::from_str(&text)?)
     }
 
-    /// What was written into the bundle at create; nothing if it came not so far.
+    /// What was written into the bundle before the runtime was called; nothing if it did not come so far.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn read(bundle: &Path) -> Result<Options, Bad> {
+    pub fn read(bundle: &Path) -> Result<Option<Options>, Bad> {
         let path = bundle.join(FILE);
         match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Options::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).doing(|| format!("reading {}", path.display())).map_err(Bad::from),
-            Ok(text) => {
-                serde_json::from_slice(&text).map_err(|error| Bad::Json { path: path.display().to_string(), error })
-            }
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|error| Bad::Json { path: path.display().to_string(), error }),
         }
     }
 
@@ -151,9 +151,9 @@ mod tests {
     #[test]
     fn options_survive_in_the_bundle() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Options::read(dir.path()).unwrap(), Options::default());
+        assert_eq!(Options::read(dir.path()).unwrap(), None);
         sample().write(dir.path()).unwrap();
-        assert_eq!(Options::read(dir.path()).unwrap(), sample());
+        assert_eq!(Options::read(dir.path()).unwrap(), Some(sample()));
     }
 
     #[test]

@@ -1,0 +1,219 @@
+//! The shim alone, called as a daemon calls it: groups, refusals, and what a crash leaves.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use prost::Message as _;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use tare_integration::programs;
+use tare_proto::containerd::task::v3 as pb;
+use tare_proto::ttrpc::blocking::Client;
+use tare_proto::ttrpc::{Code, Error};
+use tempfile::TempDir;
+
+const TASK: &str = "containerd.task.v3.Task";
+
+/// One namespace of one daemon that is not there, and the bundles in it.
+struct Pod {
+    dir: TempDir,
+}
+
+impl Pod {
+    fn new() -> Pod {
+        Pod { dir: tempfile::Builder::new().prefix("tare-serving.").tempdir().unwrap() }
+    }
+
+    /// A name that no other test uses: the runtime's root is shared.
+    fn id(&self, name: &str) -> String {
+        format!("{name}-{}", self.dir.path().extension().unwrap().to_string_lossy())
+    }
+
+    fn bundle(&self, id: &str, config: &serde_json::Value) -> PathBuf {
+        let bundle = self.dir.path().join(id);
+        fs::create_dir_all(bundle.join("rootfs")).unwrap();
+        fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+        bundle
+    }
+
+    fn shim(&self, id: &str, verb: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_containerd-shim-tare-v2"))
+            .args(["-namespace", "tare-serving", "-publish-binary", "", "-id", id, "-address"])
+            .arg(self.dir.path().join("d.sock"))
+            .arg(verb)
+            .env_remove("TTRPC_ADDRESS")
+            .current_dir(self.dir.path().join(id))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// Starts a shim for the bundle of `id`, or finds its group's.
+    fn start(&self, id: &str) -> PathBuf {
+        let out = self.shim(id, "start");
+        assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");
+        PathBuf::from(String::from_utf8(out.stdout).unwrap().strip_prefix("unix://").unwrap())
+    }
+}
+
+fn connect(socket: &Path) -> Client {
+    Client::connect(socket, Duration::from_secs(30)).unwrap()
+}
+
+fn call<R: prost::Message + Default>(
+    client: &mut Client,
+    method: &str,
+    message: &impl prost::Message,
+) -> Result<R, Error> {
+    let answer = client.call(TASK, method, message.encode_to_vec(), "tare-serving")?;
+    Ok(R::decode(answer.as_slice()).unwrap())
+}
+
+/// Has the shim end, as the daemon does when the last task is gone, and waits for it.
+fn shut_down(socket: &Path) {
+    let mut client = connect(socket);
+    let there: pb::ConnectResponse = call(&mut client, "Connect", &pb::ConnectRequest::default()).unwrap();
+    let shim = pidfd_open(Pid::from_raw(there.shim_pid.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
+    call::<()>(&mut client, "Shutdown", &pb::ShutdownRequest::default()).unwrap();
+    poll(&mut [PollFd::new(&shim, PollFlags::IN)], None).unwrap();
+    assert!(!socket.exists(), "the socket goes with the shim");
+}
+
+/// A container of busybox that runs `script`, without a cgroup of its own to keep the machine's as they are.
+fn config(script: &str) -> serde_json::Value {
+    let namespaces = ["pid", "mount", "ipc", "uts"].map(|kind| serde_json::json!({"type": kind}));
+    serde_json::json!({
+        "ociVersion": "1.2.0",
+        "root": {"path": "rootfs"},
+        "process": {"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["/bin/sh", "-c", script], "env": ["PATH=/bin"]},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {"namespaces": namespaces},
+    })
+}
+
+fn fill_root(bundle: &Path) {
+    let bin = bundle.join("rootfs/bin");
+    fs::create_dir_all(bundle.join("rootfs/proc")).unwrap();
+    fs::create_dir_all(&bin).unwrap();
+    fs::copy(programs::peer("bookworm", "busybox").unwrap(), bin.join("sh")).unwrap();
+}
+
+/// The runtime's options: the one that was installed.
+fn options() -> Option<prost_types::Any> {
+    let binary_name = programs::tare("tare").unwrap().display().to_string();
+    let options = tare_proto::containerd::runc::v1::Options { binary_name, ..Default::default() };
+    Some(tare_proto::any::pack("containerd.runc.v1.Options", &options))
+}
+
+#[test]
+fn one_shim_serves_a_pod_on_a_socket_that_only_its_owner_may_open() {
+    let pod = Pod::new();
+    let grouped = serde_json::json!({"annotations": {"io.kubernetes.cri.sandbox-id": pod.id("sandbox")}});
+    let (a, b, alone) = (pod.id("a"), pod.id("b"), pod.id("alone"));
+    pod.bundle(&a, &grouped);
+    pod.bundle(&b, &grouped);
+    pod.bundle(&alone, &serde_json::json!({}));
+    let (first, second, third) = (pod.start(&a), pod.start(&b), pod.start(&alone));
+    assert_eq!(first, second);
+    assert_ne!(first, third);
+    assert_eq!(fs::metadata(&first).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(first.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+    shut_down(&first);
+    shut_down(&third);
+}
+
+#[test]
+fn what_is_not_there_is_refused_in_the_words_that_clients_know() {
+    let pod = Pod::new();
+    let id = pod.id("none");
+    pod.bundle(&id, &serde_json::json!({}));
+    let socket = pod.start(&id);
+    let mut client = connect(&socket);
+    let refused = |result: Result<Vec<u8>, Error>, code: Code, text: &str| {
+        let error = result.unwrap_err();
+        assert_eq!((error.code, error.message.as_str()), (code as i32, text));
+    };
+    refused(client.call("a.Service", "Create", vec![], ""), Code::Unimplemented, "service a.Service");
+    refused(client.call(TASK, "Dance", vec![], ""), Code::Unimplemented, "method Dance");
+    for method in
+        ["State", "Start", "Kill", "Wait", "Delete", "Pids", "Pause", "Resume", "Stats", "Update", "ResizePty"]
+    {
+        refused(client.call(TASK, method, vec![], ""), Code::NotFound, "container not created: : not found");
+    }
+    let outside = pb::CreateTaskRequest { id: "../out".into(), bundle: "/".into(), ..Default::default() };
+    let error = call::<pb::CreateTaskResponse>(&mut client, "Create", &outside).unwrap_err();
+    assert_eq!(error.code, Code::InvalidArgument as i32);
+    let restored =
+        pb::CreateTaskRequest { id: id.clone(), bundle: "/b".into(), checkpoint: "/c".into(), ..Default::default() };
+    let error = call::<pb::CreateTaskResponse>(&mut client, "Create", &restored).unwrap_err();
+    assert_eq!(error.code, Code::Unimplemented as i32);
+    shut_down(&socket);
+}
+
+#[test]
+fn a_container_lives_from_create_to_delete_and_waiters_hear_its_code() {
+    let pod = Pod::new();
+    let id = pod.id("life");
+    let bundle = pod.bundle(&id, &config("exit 7"));
+    fill_root(&bundle);
+    let socket = pod.start(&id);
+    let mut client = connect(&socket);
+    let log = pod.dir.path().join("deep/log");
+    let create = pb::CreateTaskRequest {
+        id: id.clone(),
+        bundle: bundle.display().to_string(),
+        stdout: format!("file://{}", log.display()),
+        options: options(),
+        ..Default::default()
+    };
+    let created: pb::CreateTaskResponse = call(&mut client, "Create", &create).unwrap();
+    let twice = call::<pb::CreateTaskResponse>(&mut client, "Create", &create).unwrap_err();
+    assert_eq!(twice.code, Code::AlreadyExists as i32);
+    let (of, exec_id) = (|| id.clone(), String::new);
+    call::<()>(&mut client, "Shutdown", &pb::ShutdownRequest { id: of(), now: true }).unwrap();
+    let started: pb::StartResponse =
+        call(&mut client, "Start", &pb::StartRequest { id: of(), exec_id: exec_id() }).unwrap();
+    assert_eq!(started.pid, created.pid);
+    let ended: pb::WaitResponse = call(&mut client, "Wait", &pb::WaitRequest { id: of(), exec_id: exec_id() }).unwrap();
+    assert_eq!(ended.exit_status, 7);
+    let again = call::<()>(&mut client, "Kill", &pb::KillRequest { id: of(), signal: 9, ..Default::default() });
+    assert_eq!(again.unwrap_err().message, "process already finished: not found");
+    let deleted: pb::DeleteResponse =
+        call(&mut client, "Delete", &pb::DeleteRequest { id: of(), exec_id: exec_id() }).unwrap();
+    assert_eq!((deleted.pid, deleted.exit_status), (created.pid, 7));
+    shut_down(&socket);
+}
+
+/// The daemon calls `delete` when the connection is lost, whenever that was, and perhaps twice.
+#[test]
+fn delete_after_a_crash_cleans_up_however_far_it_had_come() {
+    let pod = Pod::new();
+    let (fresh, created) = (pod.id("fresh"), pod.id("created"));
+    pod.bundle(&fresh, &serde_json::json!({}));
+    let bundle = pod.bundle(&created, &config("exit 0"));
+    fill_root(&bundle);
+    let socket = pod.start(&created);
+    let mut client = connect(&socket);
+    let create = pb::CreateTaskRequest {
+        id: created.clone(),
+        bundle: bundle.display().to_string(),
+        options: options(),
+        ..Default::default()
+    };
+    let pid = call::<pb::CreateTaskResponse>(&mut client, "Create", &create).unwrap().pid;
+    let init = pidfd_open(Pid::from_raw(pid.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
+    let there: pb::ConnectResponse = call(&mut client, "Connect", &pb::ConnectRequest::default()).unwrap();
+    kill_process(Pid::from_raw(there.shim_pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    for id in [&created, &created, &fresh] {
+        let out = pod.shim(id, "delete");
+        assert!(out.status.success(), "{out:?}");
+        let answer = pb::DeleteResponse::decode(out.stdout.as_slice()).unwrap();
+        assert_eq!(answer.exit_status, 137);
+        assert_eq!(answer.pid, if id == &created { pid } else { 0 });
+    }
+    poll(&mut [PollFd::new(&init, PollFlags::IN)], None).unwrap();
+    assert!(!socket.exists());
+}
