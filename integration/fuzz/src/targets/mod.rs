@@ -1,8 +1,11 @@
 //! What can be fuzzed. A target takes any bytes and panics where a promise is broken.
 
 mod config;
+mod layer;
+mod manifest;
 mod mount_options;
 mod seccomp;
+mod ttrpc;
 
 /// One reader of outside text.
 pub struct Target {
@@ -14,8 +17,11 @@ pub struct Target {
 
 pub const TARGETS: &[Target] = &[
     Target { name: "config", about: "config.json, up to the plan of a container", try_input: config::try_input },
+    Target { name: "layer", about: "a layer's archive, unpacked", try_input: layer::try_input },
+    Target { name: "manifest", about: "an image's manifest, index or configuration", try_input: manifest::try_input },
     Target { name: "mount-options", about: "the options of a mount", try_input: mount_options::try_input },
     Target { name: "seccomp", about: "a seccomp profile, up to the program", try_input: seccomp::try_input },
+    Target { name: "ttrpc", about: "what a client sends to a shim", try_input: ttrpc::try_input },
 ];
 
 /// An error must say something, and not repeat at length what it was given.
