@@ -71,6 +71,7 @@ impl pb::containers_server::Containers for Services {
     async fn delete(&self, request: Request<pb::DeleteContainerRequest>) -> Result<Response<()>, Status> {
         let (namespace, id) = (namespace(&request)?, Id::parse(&request.into_inner().id)?);
         let (of, gone) = (namespace.clone(), id.clone());
+        self.tasks.let_be_buried(&namespace, &id).await;
         self.blocking(move |services| {
             if services.tasks.has(&of, &gone) {
                 return Err(Error::FailedPrecondition(format!("cannot delete container {gone} with a task")));

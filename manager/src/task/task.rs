@@ -96,6 +96,10 @@ impl Task {
         self.call("State", &pb::StateRequest { id: self.id.to_string(), exec_id: exec.to_owned() }).await
     }
 
+    pub(super) fn is_lost(&self) -> bool {
+        self.client.is_lost()
+    }
+
     /// Returns when the shim is gone.
     pub(super) async fn lost(&self) {
         self.client.lost().await;

@@ -72,6 +72,7 @@ impl Tasks {
     /// There is one of that name, there is no such runtime, or the shim refused. Then nothing is left of it.
     pub async fn create(&self, namespace: &Namespace, id: &Id, creation: Creation) -> Result<u32, Error> {
         let binary = start::binary(&creation.runtime)?;
+        self.let_be_buried(namespace, id).await;
         let name = Name::take(self, namespace, id)?;
         let bundle = self.inner.bundles.create(namespace, id, &creation.spec)?;
         let (task, pid) = match self.launch(namespace, id, &binary, &bundle, creation).await {
@@ -102,6 +103,15 @@ impl Tasks {
     /// Whether this container has a task, or is getting one.
     pub fn has(&self, namespace: &Namespace, id: &Id) -> bool {
         self.inner.lock().contains_key(&(namespace.clone(), id.clone()))
+    }
+
+    /// Waits until a task whose shim just died is out of the way: lists no longer show it.
+    pub async fn let_be_buried(&self, namespace: &Namespace, id: &Id) {
+        if let Ok(task) = self.get(namespace, id)
+            && task.is_lost()
+        {
+            let _ = task.burial().await; // how it ended was told to whoever waited for that
+        }
     }
 
     /// Removes a task that has ended, with its shim and its bundle.

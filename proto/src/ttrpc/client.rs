@@ -75,6 +75,10 @@ impl Client {
             .map_err(|error| Error::new(Code::Internal, format!("reading the answer of {service}.{method}: {error}")))
     }
 
+    pub fn is_lost(&self) -> bool {
+        *self.lost.borrow()
+    }
+
     /// Returns when the connection is lost.
     pub async fn lost(&self) {
         let mut lost = self.lost.clone();
