@@ -7,16 +7,17 @@
 //!
 //! Blobs are shared between namespaces on disk, and visible in those that have a row for them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 use tare_proto::containerd::services::content::v1::Info;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::error::{Doing as _, Error, Result};
 use crate::names::{Digest, Labels, Namespace, check_labels};
@@ -24,6 +25,9 @@ use crate::store::{Store, kind};
 
 /// How long a write that was left, and that no lease holds, can be gone on with.
 const INGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// A place in the queue for one blob; gone with the last who stands there.
+type Turns = HashMap<(Namespace, Digest), Weak<tokio::sync::Mutex<()>>>;
 
 #[derive(Clone)]
 pub struct Content {
@@ -33,6 +37,7 @@ pub struct Content {
     locked: Arc<Mutex<HashSet<(Namespace, String)>>>,
     /// Held from the moment a blob has its name until it has its row: the sweep must not come between.
     naming: Arc<Mutex<()>>,
+    turns: Arc<Mutex<Turns>>,
 }
 
 /// How far a write has come.
@@ -60,7 +65,28 @@ impl Content {
                 .create(&dir)
                 .doing(|| format!("making {}", dir.display()))?;
         }
-        Ok(Content { root: root.to_owned(), store, locked: Arc::default(), naming: Arc::default() })
+        Ok(Content {
+            root: root.to_owned(),
+            store,
+            locked: Arc::default(),
+            naming: Arc::default(),
+            turns: Arc::default(),
+        })
+    }
+
+    /// Waits until nobody else fetches this blob, which may be there afterwards. Nobody else does while the answer is held.
+    pub async fn turn(&self, namespace: &Namespace, digest: &Digest) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            let place = turns.entry((namespace.clone(), digest.clone())).or_default();
+            place.upgrade().unwrap_or_else(|| {
+                let turn = Arc::default();
+                *place = Arc::downgrade(&turn);
+                turn
+            })
+        };
+        turn.lock_owned().await
     }
 
     fn blob(&self, digest: &Digest) -> PathBuf {

@@ -69,12 +69,17 @@ impl Registry {
 
     /// Serves an image of one layer; gives the layer's digest.
     fn good_image(&self) -> Digest {
+        self.image_of(1)
+    }
+
+    /// Serves an image that has the same layer so many times.
+    fn image_of(&self, times: usize) -> Digest {
         let layer = layer();
         let config = json!({"architecture": Platform::own().architecture, "os": "linux",
-            "rootfs": {"type": "layers", "diff_ids": [Digest::of(&layer).as_str()]}});
+            "rootfs": {"type": "layers", "diff_ids": vec![Digest::of(&layer).as_str(); times]}});
         let config = serde_json::to_vec(&config).unwrap();
         let describe = |bytes: &[u8]| json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": Digest::of(bytes).as_str(), "size": bytes.len()});
-        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": describe(&config), "layers": [describe(&layer)]});
+        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": describe(&config), "layers": vec![describe(&layer); times]});
         self.answer("manifests/latest", Answer::ok(manifest.to_string()).header("content-type", MANIFEST));
         self.answer(&format!("blobs/{}", Digest::of(&config)), Answer::ok(config));
         let digest = Digest::of(&layer);
@@ -294,4 +299,18 @@ async fn what_the_registry_does_not_have_is_not_found() {
     let layer = node.registry.good_image();
     node.registry.answers.lock().unwrap().remove(&format!("/v2/img/blobs/{layer}"));
     node.refuses("not found").await;
+}
+
+/// As images have it that were built by steps that change nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_is_wanted_several_times_at_once_is_fetched_once() {
+    let node = Node::start();
+    let layer = node.registry.image_of(3);
+    let (one, two) = tokio::join!(node.pull(), node.pull());
+    one.unwrap();
+    two.unwrap();
+    let path = format!("/blobs/{layer} ");
+    let fetched = node.registry.seen.lock().unwrap().iter().filter(|request| request.contains(&path)).count();
+    assert_eq!(fetched, 1);
+    assert_eq!(node.puller.snapshots.list(&node.namespace, OVERLAY).unwrap().len(), 3);
 }

@@ -70,7 +70,8 @@ impl Reference {
     /// Whether the registry is on this machine: then plain HTTP is what it speaks unless told otherwise.
     pub fn is_local(&self) -> bool {
         let host = self.host.rsplit_once(':').map_or(self.host.as_str(), |(host, _)| host);
-        host == "localhost" || host == "[::1]" || host.starts_with("127.")
+        let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+        host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback()) // 127.example is somebody's name
     }
 
     /// What the registry knows it by: the digest if there is one, else the tag.
@@ -108,5 +109,6 @@ mod tests {
             ("127.0.0.1:5000", "a/b", "1.0")
         );
         assert!(parsed.is_local());
+        assert!(!Reference::parse("127.0.0.1.example:5000/a:1").unwrap().is_local());
     }
 }

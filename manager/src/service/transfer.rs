@@ -50,6 +50,9 @@ impl Services {
         let pulled = puller.pull(&namespace, &pull, tell).await;
         // The sender is gone with the pull; the client's stream ends when all is shown.
         showing.await.map_err(|error| Error::Internal(format!("showing progress: {error}")))?;
+        if pulled.is_err() {
+            self.collector.after(false).await?; // what came before the failure
+        }
         let pulled = pulled?;
         let (name, labels) = (pulled.image.name, pulled.image.labels);
         if pulled.new {
@@ -86,6 +89,9 @@ fn plan(registry: types::OciRegistry, store: types::ImageStore) -> Answer<transf
     let resolver = registry.resolver.unwrap_or_default();
     if !resolver.headers.is_empty() {
         return Err(Error::Unimplemented("headers for a registry".into()));
+    }
+    if !resolver.host_dir.is_empty() {
+        return Err(Error::Unimplemented("a folder of hosts for a registry".into()));
     }
     if !store.extra_references.is_empty() {
         return Err(Error::Unimplemented("further references for an image".into()));

@@ -9,7 +9,7 @@ use hyper::body::Bytes;
 use tare_proto::containerd::services::images::v1::Image;
 use tare_proto::containerd::services::leases::v1::Lease;
 use tare_proto::containerd::types::Descriptor as Target;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::document::{Descriptor, Document, Platform, chain_ids, diff_ids};
 use crate::content::{Content, Writer};
@@ -245,6 +245,7 @@ impl Puller {
     ) -> Result<()> {
         let chain = chain_ids(diff_ids);
         let room = Arc::new(Semaphore::new(SIDE_BY_SIDE));
+        let (stop, stopped) = watch::channel(false);
         let mut running = tokio::task::JoinSet::new();
         let mut unpacked: Vec<Option<Applied>> = vec![None; layers.len()];
         for (n, descriptor) in layers.iter().enumerate() {
@@ -266,6 +267,7 @@ impl Puller {
                 source: source.clone(),
                 image: request.name.clone(),
                 progress: progress.clone(),
+                stopped: stopped.clone(),
             };
             tell(progress, "waiting", &job.name(), Some(&request.name), 0, descriptor.size);
             let room = room.clone();
@@ -279,7 +281,8 @@ impl Puller {
             match ended.map_err(|error| Error::Internal(format!("a layer's task: {error}"))).and_then(|ended| ended) {
                 Ok((n, applied)) => unpacked[n] = applied,
                 Err(error) => {
-                    running.abort_all(); // the others would be thrown away too
+                    // The others end by themselves, and are waited for: what their threads hold is put away when they have ended.
+                    stop.send_replace(true);
                     failed.get_or_insert(error);
                 }
             }
@@ -373,6 +376,8 @@ struct Job {
     source: (String, String),
     image: String,
     progress: mpsc::Sender<Progress>,
+    /// Another layer has failed: this one would be thrown away too.
+    stopped: watch::Receiver<bool>,
 }
 
 impl Job {
@@ -382,10 +387,27 @@ impl Job {
 
     async fn run(self) -> Result<Option<Applied>> {
         let job = Arc::new(self);
+        // The same layer may be wanted further up in this image, or by another pull.
+        let turn = job.unless_stopped(async { Ok(job.puller.content.turn(&job.namespace, &job.digest).await) }).await?;
         let there = job.puller.content.info(&job.namespace, &job.digest).is_ok();
-        let applied = if there { job.clone().from_disk().await? } else { job.clone().from_registry().await? };
+        let applied = if there {
+            drop(turn);
+            job.clone().from_disk().await?
+        } else {
+            job.clone().from_registry().await?
+        };
         tell(&job.progress, "complete", &job.name(), Some(&job.image), job.descriptor.size, job.descriptor.size);
         Ok(applied)
+    }
+
+    /// Does its work, or gives up as soon as another layer has failed.
+    async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut stopped = self.stopped.clone();
+        tokio::select! {
+            biased;
+            Ok(_) = stopped.wait_for(|stopped| *stopped) => Err(Error::Aborted("another layer has failed".into())),
+            answer = work => answer,
+        }
     }
 
     /// The blob is there; only its snapshot may be missing.
@@ -402,7 +424,7 @@ impl Job {
         let (pieces, pipe) = mpsc::channel(PIPE);
         let job = self.clone();
         let unpacking = tokio::task::spawn_blocking(move || job.receive(pipe));
-        let fetched = self.fetch(&pieces).await;
+        let fetched = self.unless_stopped(self.fetch(&pieces)).await;
         if let Err(error) = &fetched {
             let _ = pieces.send(Err(error.clone())).await; // the thread may have given up before
         }

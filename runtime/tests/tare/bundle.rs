@@ -186,7 +186,9 @@ fn busybox() -> PathBuf {
 
 /// A program that `cargo xtask test` unpacks: the first of these that is there.
 pub fn peer(places: &[&str]) -> PathBuf {
-    let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
+    let peers = target.join("peers");
     let found = places.iter().map(|place| peers.join(place)).find(|path| path.exists());
     found.unwrap_or_else(|| panic!("{} is missing: `cargo xtask test` puts it there", peers.join(places[0]).display()))
 }
