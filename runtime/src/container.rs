@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use rustix::process::{PidfdGetfdFlags, Rlimit, pidfd_getfd, prlimit};
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd, prlimit};
 
 use crate::bundle::Bundle;
 use crate::cgroup::{Cgroup, CgroupPath, Join, Settings};
@@ -104,7 +104,10 @@ impl Container {
         state.pid = init.pid.as_raw_nonzero().get();
         state.start_time = start_time(state.pid).map_or(0, |(time, _)| time);
         entry.note_init(&state)?;
-        limit(&init, bundle.process())?;
+        if plan.namespaces.mapped_later {
+            limit_from_outside(&init, bundle.process())?;
+        }
+        score(&init, bundle.process())?;
         if let Some(socket) = socket {
             send_pidfd(socket.as_fd(), init.pidfd.as_fd(), b"standard")?;
         }
@@ -263,6 +266,9 @@ fn plan(
     let mut process =
         plan::process(bundle.process(), filter, root.as_fd(), preserved, &mut |text| global.log.warn(&text))?;
     process.keyring = keyring.map(|name| std::ffi::CString::new(name).expect("an id has no zero byte"));
+    if namespaces.mapped_later {
+        process.rlimits.clear(); // set from outside
+    }
     process.personality = linux.personality.as_ref().and_then(|personality| plan::personality(&personality.domain));
     let c_string = |field: &str, text: &str| plan::c_string(field, text);
     let name = |field, text: &String| (!text.is_empty()).then(|| c_string(field, text)).transpose();
@@ -316,16 +322,21 @@ fn cgroup_view(cgroup: Option<&Cgroup>, namespace: bool) -> CgroupView<'_> {
     view
 }
 
-/// Limits and the score for the out-of-memory killer, set from outside while the child still builds its root: raising a
-/// hard limit takes this process's privileges, not the container's.
-pub fn limit(init: &Init, process: &spec::Process) -> Result<(), Failed> {
+/// Limits of a child in a new user namespace, which may not raise them itself. It waits for its mappings meanwhile.
+fn limit_from_outside(init: &Init, process: &spec::Process) -> Result<(), Failed> {
     for limit in &process.rlimits {
         let Some(kind) = plan::rlimit(&limit.kind) else { continue }; // checked with the bundle
-        let bound = |value: u64| (value != u64::MAX).then_some(value);
-        let new = Rlimit { current: bound(limit.soft), maximum: bound(limit.hard) };
-        prlimit(Some(init.pid), kind, new)
-            .doing(|| format!("setting {} to {} (hard {})", limit.kind, limit.soft, limit.hard))?;
+        prlimit(Some(init.pid), kind, plan::bounds(limit)).doing(|| limit_sentence(limit))?;
     }
+    Ok(())
+}
+
+fn limit_sentence(limit: &spec::Rlimit) -> String {
+    format!("setting {} to {} (hard {})", limit.kind, limit.soft, limit.hard)
+}
+
+/// The score for the out-of-memory killer, set from outside: lowering it takes this process's privileges.
+pub fn score(init: &Init, process: &spec::Process) -> Result<(), Failed> {
     if let Some(score) = process.oom_score_adj {
         let path = format!("/proc/{}/oom_score_adj", init.pid.as_raw_nonzero());
         std::fs::write(&path, score.to_string()).doing(|| format!("setting process.oomScoreAdj to {score}"))?;
@@ -412,6 +423,7 @@ pub fn sentence(stuck: Stuck, plan: &Plan, bundle: &Bundle, program: &str) -> St
             format!("setting linux.sysctl.{name}")
         }
         Step::Root => format!("mounting the root file system {}", bundle.rootfs.display()),
+        Step::Limits => bundle.process().rlimits.get(index).map_or("setting process.rlimits".into(), limit_sentence),
         Step::Hostname => format!("setting the hostname to {:?}", bundle.spec.hostname),
         Step::Domainname => format!("setting the domain name to {:?}", bundle.spec.domainname),
         Step::Namespace => {
@@ -440,6 +452,7 @@ pub fn last_steps_of(Stuck { step, index, errno }: Stuck, program: &str, cwd: &s
             );
         }
         Step::Signals => "resetting signals".into(),
+        Step::Limits => "setting process.rlimits".into(),
         Step::Session => "starting a session".into(),
         Step::Cgroup => "joining the cgroup".into(),
         Step::Mappings => "waiting for the user namespace's mappings".into(),

@@ -108,7 +108,7 @@ pub fn join_as(
     };
     let init = child::spawn_beside(&plan, &Gate::Parent, join.into.as_ref().map(std::os::fd::AsFd::as_fd))?;
     let joined = Joined { init, program: program.to_owned(), cwd: process.cwd.clone() };
-    crate::container::limit(&joined.init, process)?;
+    crate::container::score(&joined.init, process)?;
     match joined.init.next()? {
         Some(Report::Waits(Step::Gate, _)) => Ok(joined),
         Some(Report::Stuck(stuck)) => Err(joined.stuck(stuck)),

@@ -98,6 +98,9 @@ pub fn spawn(plan: &Plan, gate: &Gate, cgroup: Option<BorrowedFd<'_>>) -> Result
 /// Runs between clone3 and execve. Only calls from signal-safety(7).
 fn walk(plan: &Plan, gate: &Gate, socket: BorrowedFd<'_>) -> Result<Infallible, Stuck> {
     at(Step::Signals, sys::reset_signals())?;
+    for (index, (kind, limit)) in (0u16..).zip(&plan.process.rlimits) {
+        nth(Step::Limits, index, rustix::process::setrlimit(*kind, *limit))?; // first, with the runtime's own rights
+    }
     at(Step::Session, rustix::process::setsid().map(|_| ()))?;
     for (index, tasks) in (0u16..).zip(&plan.cgroup_tasks) {
         nth(Step::Cgroup, index, enter::cgroup(tasks.as_fd()))?; // "0" is the writer itself: no wait for a grace period

@@ -50,6 +50,7 @@ pub enum Step {
     Gate,
     Descriptors,
     Exec,
+    Limits,
 }
 
 /// Every step, so that a number can be turned back.
@@ -95,6 +96,7 @@ const STEPS: &[Step] = &[
     Step::Gate,
     Step::Descriptors,
     Step::Exec,
+    Step::Limits,
 ];
 
 /// Where a child got stuck: which step, which of several of its kind, and the kernel's answer.
@@ -170,9 +172,11 @@ pub fn receive(socket: BorrowedFd<'_>) -> Result<Option<Report>, Errno> {
     loop {
         match recv(socket, &mut record, RecvFlags::empty()) {
             Ok((8, _)) => return Ok(Some(decode(record).ok_or(Errno::BADMSG)?)),
-            Ok((0, _)) | Err(Errno::CONNRESET) => return Ok(None),
+            Ok((0, _)) => return Ok(None),
             Ok(_) => return Err(Errno::BADMSG),
-            Err(Errno::INTR) => {}
+            // A child that ends without having read what lets it go on resets the socket. That is told once, before what
+            // it has said, which still lies there: unix(7).
+            Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(errno) => return Err(errno),
         }
     }

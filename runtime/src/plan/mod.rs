@@ -18,7 +18,7 @@ use crate::sys::CStrArray;
 
 pub use filesystem::{CgroupView, filesystem};
 pub use namespaces::{namespace_flag, namespace_kinds, namespaces};
-pub use process::{Preserved, process, rlimit};
+pub use process::{Preserved, bounds, process, rlimit};
 
 use crate::error::Failed;
 
@@ -152,6 +152,9 @@ pub struct Process {
     pub no_new_privileges: bool,
     pub filter: Option<seccomp::Program>,
     pub personality: Option<u64>,
+    /// Set by the process itself, before it gives anything up. Empty where a new user namespace has taken the right to
+    /// raise them: then the parent sets them while the child waits for its mappings.
+    pub rlimits: Vec<(rustix::process::Resource, rustix::process::Rlimit)>,
     /// A new session keyring of this name.
     pub keyring: Option<CString>,
     /// The paths to try, in order; the first that is a program wins.

@@ -51,6 +51,7 @@ pub fn process(
         no_new_privileges: process.no_new_privileges,
         filter,
         personality: None,
+        rlimits: process.rlimits.iter().filter_map(|limit| Some((rlimit(&limit.kind)?, bounds(limit)))).collect(),
         keyring: None,
         candidates: candidates(&process.args[0], &environment)?,
         argv: CStrArray::new(argv),
@@ -58,6 +59,12 @@ pub fn process(
         first_closed: 3 + preserved.listen + preserved.more,
         stdio: None,
     })
+}
+
+/// The largest number stands for no limit.
+pub fn bounds(limit: &spec::Rlimit) -> rustix::process::Rlimit {
+    let bound = |value: u64| (value != u64::MAX).then_some(value);
+    rustix::process::Rlimit { current: bound(limit.soft), maximum: bound(limit.hard) }
 }
 
 /// The number of a limit by its name. Source: getrlimit(2).
