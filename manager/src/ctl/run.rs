@@ -176,7 +176,8 @@ fn asked(client: &Client, args: &Args, id: &str) -> Result<Asked> {
         memory: args.memory,
         millicpus: args.cpus.map(|cpus| (cpus * 1000.0) as i64),
         pids: args.pids_limit,
-        cgroups_path: format!("/{}/{id}", client.namespace),
+        // One folder, so that none is left above it when the container is gone.
+        cgroups_path: format!("/tare-{}-{id}", client.namespace),
     })
 }
 
