@@ -16,7 +16,7 @@ use super::{Output, size, table};
 use crate::names::Digest;
 use crate::registry::Reference;
 use crate::snapshot::OVERLAY;
-use crate::transfer::{Document, Platform};
+use crate::transfer::{Described, Document, Platform};
 
 #[derive(clap::Args)]
 pub struct PullArgs {
@@ -151,11 +151,17 @@ pub async fn find_or_pull(client: &Client, text: &str) -> Result<Local> {
 
 /// The configuration that an image's target leads to, on this platform.
 async fn config(client: &Client, target: &Descriptor) -> Result<Vec<u8>> {
+    let (config, _) = manifest(client, target).await?;
+    read(client, &config.digest).await
+}
+
+/// Configuration and layers of the manifest that an image's target leads to, on this platform.
+async fn manifest(client: &Client, target: &Descriptor) -> Result<(Described, Vec<Described>)> {
     let mut digest = target.digest.clone();
     let mut media_type = target.media_type.clone();
     for _ in 0..2 {
         match Document::read(&media_type, &read(client, &digest).await?)? {
-            Document::Manifest { config, .. } => return read(client, &config.digest).await,
+            Document::Manifest { config, layers } => return Ok((config, layers)),
             Document::Index(manifests) => {
                 let chosen = Document::choose(&manifests, &Platform::own())?;
                 (digest, media_type) = (chosen.digest.clone(), chosen.media_type.clone());
@@ -209,18 +215,8 @@ pub async fn list(client: &Client, args: &ListArgs) -> Result<i32> {
 
 /// The compressed size of an image's layers.
 async fn layers_size(client: &Client, target: &Descriptor) -> Result<u64> {
-    let mut digest = target.digest.clone();
-    let mut media_type = target.media_type.clone();
-    for _ in 0..2 {
-        match Document::read(&media_type, &read(client, &digest).await?)? {
-            Document::Manifest { layers, .. } => return Ok(layers.iter().map(|layer| layer.size).sum()),
-            Document::Index(manifests) => {
-                let chosen = Document::choose(&manifests, &Platform::own())?;
-                (digest, media_type) = (chosen.digest.clone(), chosen.media_type.clone());
-            }
-        }
-    }
-    bail!("an index in an index")
+    let (_, layers) = manifest(client, target).await?;
+    Ok(layers.iter().map(|layer| layer.size).sum())
 }
 
 pub async fn tag(client: &Client, args: &TagArgs) -> Result<i32> {

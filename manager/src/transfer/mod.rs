@@ -3,5 +3,5 @@
 mod document;
 mod pull;
 
-pub use document::{Document, Platform, chain_ids, diff_ids};
+pub use document::{Descriptor as Described, Document, Platform, chain_ids, diff_ids};
 pub use pull::{Progress, Pulled, Puller, Request};
