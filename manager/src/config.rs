@@ -12,6 +12,7 @@
 //! [debug]
 //! level = "info"                 # trace, debug, info, warn, error
 //! format = "text"                # or json
+//! [cri]                          # see cri/config.rs
 //! [runtime]
 //! root = "/run/tare"             # the runtime's own state, unless a client's options name another
 //! ```
@@ -35,6 +36,7 @@ pub struct Config {
     pub ttrpc: Ttrpc,
     pub debug: Debug,
     pub runtime: Runtime,
+    pub cri: crate::cri::Config,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +104,7 @@ impl Default for Config {
             ttrpc: Ttrpc::default(),
             debug: Debug::default(),
             runtime: Runtime::default(),
+            cri: crate::cri::Config::default(),
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::collector::Collector;
 use crate::config::{Config, Level};
 use crate::containers::Containers;
 use crate::content::Content;
+use crate::cri::Cri;
 use crate::error::{Doing as _, Error, Result};
 use crate::event::{Exchange, forward};
 use crate::identity;
@@ -55,6 +56,7 @@ async fn serve(config: &Config) -> Result<()> {
         folder(path, mode)?;
     }
     let services = assemble(config)?;
+    let cri = Cri::new(services.clone(), config.cri.clone());
     // Shims send what they kept for us as soon as they can, and bundles that are found are asked at once.
     let events = bind(&config.ttrpc.address, 0o600, None)?;
     let forwarding = tokio::spawn(forward::serve(events, services.events.clone()));
@@ -68,7 +70,9 @@ async fn serve(config: &Config) -> Result<()> {
     let [terminate, interrupt] = &mut ends;
     let (terminate, interrupt) =
         (terminate.as_mut().map_err(|e| e.clone())?, interrupt.as_mut().map_err(|e| e.clone())?);
-    let served = Server::builder().add_routes(services.routes()).serve_with_incoming(UnixListenerStream::new(listener));
+    let served = Server::builder()
+        .add_routes(cri.add_to(services.routes()))
+        .serve_with_incoming(UnixListenerStream::new(listener));
     let outcome = tokio::select! {
         served = served => served.map_err(|error| Error::Internal(format!("serving: {error}"))),
         _ = terminate.recv() => Ok(()),

@@ -4,6 +4,7 @@ pub mod collector;
 pub mod config;
 pub mod containers;
 pub mod content;
+pub mod cri;
 pub mod ctl;
 pub mod daemon;
 pub mod error;

@@ -1,6 +1,7 @@
-//! The wire: containerd's messages and services, and the ttrpc transport.
+//! The wire: containerd's and CRI's messages and services, and the ttrpc transport.
 //!
-//! Modules mirror the packages: `containerd.task.v3` is [`containerd::task::v3`]. Names and numbers are containerd's.
+//! Modules mirror the packages: `containerd.task.v3` is [`containerd::task::v3`], CRI is [`runtime::v1`]. Names and numbers
+//! are theirs.
 
 pub mod any;
 pub mod ttrpc;
@@ -10,4 +11,4 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/all.rs"));
 }
 
-pub use generated::{containerd, google, grpc, io, runtimeoptions, ttrpc as wire};
+pub use generated::{containerd, google, grpc, io, runtime, runtimeoptions, ttrpc as wire};
