@@ -1,23 +1,22 @@
 //! A container from bundle to gate: the steps that `create` and `run` share.
 
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::time::SystemTime;
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd, prlimit};
 
 use crate::bundle::Bundle;
 use crate::cgroup::{Cgroup, CgroupPath, Join, Settings};
-use crate::child::{self, Init, Report, Step, Stuck};
+use crate::child::{self, Init, Report, Step};
 use crate::cli::{Error, Global};
-use crate::error::{Doing as _, Failed, words};
+use crate::error::{Doing as _, Failed};
+use crate::handover::{send_fd, send_pidfd, write_pid_file};
 use crate::hooks::{self, When};
 use crate::mount::root::Target;
 use crate::plan::{self, CgroupView, Gate, Plan, Preserved, Terminal};
 use crate::seccomp::{self, Instruction, Program};
+use crate::sentence::{last_steps, limit_sentence, sentence};
 use crate::spec;
 use crate::state::{Id, SavedFilter, State, StateDir, start_time};
 
@@ -331,10 +330,6 @@ fn limit_from_outside(init: &Init, process: &spec::Process) -> Result<(), Failed
     Ok(())
 }
 
-fn limit_sentence(limit: &spec::Rlimit) -> String {
-    format!("setting {} to {} (hard {})", limit.kind, limit.soft, limit.hard)
-}
-
 /// The score for the out-of-memory killer, set from outside: lowering it takes this process's privileges.
 pub fn score(init: &Init, process: &spec::Process) -> Result<(), Failed> {
     if let Some(score) = process.oom_score_adj {
@@ -353,157 +348,6 @@ fn write_mappings(pid: i32, linux: &spec::Linux) -> Result<(), Failed> {
         std::fs::write(format!("/proc/{pid}/{file}"), lines).doing(|| format!("writing {field}"))?;
     }
     Ok(())
-}
-
-/// Decimal, without a newline, in place at once: whoever waits for the file reads the whole pid.
-pub fn write_pid_file(file: &Path, pid: i32) -> Result<(), Failed> {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let aside: PathBuf = file.with_file_name(format!(".{name}"));
-    let write = || std::fs::write(&aside, pid.to_string()).and_then(|()| std::fs::rename(&aside, file));
-    write().doing(|| format!("writing the pid file {}", file.display()))
-}
-
-/// Sends a process handle, as containerd and others take it with `--pidfd-socket`.
-pub fn send_pidfd(socket: BorrowedFd<'_>, pidfd: BorrowedFd<'_>, name: &[u8]) -> Result<(), Failed> {
-    send_fd(socket, pidfd, name).doing(|| "sending the process's pidfd".into())
-}
-
-fn send_fd(socket: BorrowedFd<'_>, fd: BorrowedFd<'_>, data: &[u8]) -> Result<(), rustix::io::Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [fd];
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    sendmsg(socket, &[IoSlice::new(data)], &mut control, SendFlags::NOSIGNAL).map(|_| ())
-}
-
-/// What went wrong in the child, told with the names that only the plan has.
-pub fn sentence(stuck: Stuck, plan: &Plan, bundle: &Bundle, program: &str) -> String {
-    let Stuck { step, index, errno } = stuck;
-    let index = usize::from(index);
-    let path =
-        |target: Option<&Target>| target.map_or("?".into(), |target| format!("/{}", target.path().to_string_lossy()));
-    let files = plan.filesystem.as_ref();
-    let what = match step {
-        Step::Mount => {
-            let mount = files.and_then(|files| files.mounts.get(index));
-            let place = path(mount.map(|mount| &mount.target));
-            match mount.map(|mount| (&mount.what, mount.ordinary)) {
-                Some((plan::What::FileSystem(made), true))
-                    if matches!(errno, rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) =>
-                {
-                    format!(
-                        "mounting {} at {place}: it must be mounted on an ordinary directory",
-                        made.kind.to_string_lossy()
-                    )
-                }
-                Some((plan::What::FileSystem(made), _)) => {
-                    format!("mounting {} at {place}", made.kind.to_string_lossy())
-                }
-                Some((plan::What::Tree(_), _)) => {
-                    let mounts = bundle.spec.mounts.iter();
-                    let source = mounts
-                        .filter(|m| crate::bundle::cleaned(&m.destination) == place)
-                        .map(|m| &m.source)
-                        .next_back();
-                    format!("mounting {} at {place}", source.map_or("a source", |source| source))
-                }
-                _ => format!("preparing {place}"),
-            }
-        }
-        Step::Device => {
-            format!("making the device {}", path(files.and_then(|f| f.nodes.get(index)).map(|n| &n.target)))
-        }
-        Step::Link => {
-            format!("making the link {}", path(files.and_then(|f| f.links.get(index)).map(|(target, _)| target)))
-        }
-        Step::Masked => format!("masking {}", path(files.and_then(|f| f.masked.get(index)))),
-        Step::ReadOnly => format!("making {} read-only", path(files.and_then(|f| f.read_only.get(index)))),
-        Step::Sysctl => {
-            let name = bundle.linux().sysctl.keys().nth(index).map_or("?", |name| name);
-            format!("setting linux.sysctl.{name}")
-        }
-        Step::Root => format!("mounting the root file system {}", bundle.rootfs.display()),
-        Step::Limits => bundle.process().rlimits.get(index).map_or("setting process.rlimits".into(), limit_sentence),
-        Step::Hostname => format!("setting the hostname to {:?}", bundle.spec.hostname),
-        Step::Domainname => format!("setting the domain name to {:?}", bundle.spec.domainname),
-        Step::Namespace => {
-            let kind = plan.namespaces.joined.get(index).map_or(0, |(_, kind)| *kind);
-            let name = plan::namespace_kinds().find(|name| plan::namespace_flag(name) == Some(kind)).unwrap_or("?");
-            format!("joining the {name} namespace")
-        }
-        _ => return last_steps_of(stuck, program, &plan.process.cwd.to_string_lossy()),
-    };
-    format!("{what}: {}", words(errno))
-}
-
-/// The same for a process that joins, whose plan has no mounts.
-pub fn last_steps(stuck: Stuck, program: &str) -> String {
-    last_steps_of(stuck, program, "process.cwd")
-}
-
-/// Steps that every process walks.
-pub fn last_steps_of(Stuck { step, index, errno }: Stuck, program: &str, cwd: &str) -> String {
-    let what = match step {
-        Step::Program | Step::Exec => return no_program(program, errno),
-        Step::Cwd => format!("changing to the working folder {cwd}"),
-        Step::CwdOutside => {
-            return format!(
-                "process.cwd: {cwd} is outside of container mount namespace root -- possible container breakout detected"
-            );
-        }
-        Step::Signals => "resetting signals".into(),
-        Step::Limits => "setting process.rlimits".into(),
-        Step::Session => "starting a session".into(),
-        Step::Cgroup => "joining the cgroup".into(),
-        Step::Mappings => "waiting for the user namespace's mappings".into(),
-        Step::CgroupNamespace => "making a cgroup namespace".into(),
-        Step::Loopback => "bringing up the loopback interface".into(),
-        Step::HostPropagation => "cutting the ties to the host's mounts".into(),
-        Step::Terminal => "opening a terminal".into(),
-        Step::Console => "mounting the terminal at /dev/console".into(),
-        Step::Hooks => "waiting for hooks".into(),
-        Step::Null => "opening the null device".into(),
-        Step::PivotRoot => "changing the root".into(),
-        Step::RootPropagation => "setting linux.rootfsPropagation".into(),
-        Step::ReadonlyRoot => "making the root read-only".into(),
-        Step::Procfs => "mounting proc for linux.sysctl".into(),
-        Step::Keyring => "joining a new session keyring".into(),
-        Step::Personality => "setting linux.personality".into(),
-        Step::Seccomp => "loading the seccomp filter".into(),
-        Step::SeccompListener => "handing over the seccomp listener".into(),
-        Step::Bounding | Step::Ambient => {
-            let name = crate::capability::NAMES.get(usize::from(index)).unwrap_or(&"a capability");
-            format!("setting process.capabilities: {name}")
-        }
-        Step::Capabilities => "setting process.capabilities".into(),
-        Step::Groups => "setting process.user.additionalGids".into(),
-        Step::User => "setting process.user".into(),
-        Step::NoNewPrivileges => "setting process.noNewPrivileges".into(),
-        Step::Gate => "waiting to be started".into(),
-        Step::Descriptors => "closing file descriptors".into(),
-        Step::Mount
-        | Step::Device
-        | Step::Link
-        | Step::Masked
-        | Step::ReadOnly
-        | Step::Sysctl
-        | Step::Root
-        | Step::Hostname
-        | Step::Domainname
-        | Step::Namespace => format!("{step:?}"),
-    };
-    format!("{what}: {}", words(errno))
-}
-
-/// The words by which docker, podman and the kubelet choose an exit code.
-fn no_program(program: &str, errno: rustix::io::Errno) -> String {
-    use rustix::io::Errno;
-    match (errno, program.contains('/')) {
-        (Errno::NOENT, false) => format!("exec: {program:?}: executable file not found in $PATH"),
-        (Errno::NOENT, true) => format!("exec: {program:?}: stat {program}: no such file or directory"),
-        (Errno::ISDIR, _) => format!("exec: {program:?}: is a directory"),
-        _ => format!("exec: {program:?}: {}", words(errno)),
-    }
 }
 
 /// How a process joins the container's cgroups again.

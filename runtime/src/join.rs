@@ -4,9 +4,10 @@ use std::os::fd::OwnedFd;
 
 use crate::child::{self, Init, Report, Step, Stuck};
 use crate::cli::Error;
-use crate::container::{join_again, last_steps_of, terminal_of};
+use crate::container::{join_again, terminal_of};
 use crate::error::{Doing as _, Failed};
 use crate::plan::{self, Gate, Namespaces, Plan, Preserved};
+use crate::sentence::last_steps_of;
 use crate::state::State;
 use crate::{seccomp, spec};
 

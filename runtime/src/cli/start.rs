@@ -5,8 +5,8 @@
 use super::flags::{Order, parse};
 use super::{Error, Global, only_id};
 use crate::child::{Report, decode};
-use crate::container::last_steps;
 use crate::hooks::{self, When};
+use crate::sentence::last_steps;
 use crate::state::{StateDir, Status};
 
 pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {

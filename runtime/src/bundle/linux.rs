@@ -1,0 +1,54 @@
+//! What is Linux's own and not a namespace.
+
+use super::{Error, refused};
+use crate::spec;
+
+pub fn check(linux: &spec::Linux) -> Result<(), Error> {
+    for (name, asked) in [
+        ("linux.netDevices", !linux.net_devices.is_empty()),
+        ("linux.intelRdt", linux.intel_rdt.is_some()),
+        ("linux.memoryPolicy", linux.memory_policy.is_some()),
+        ("linux.mountLabel", !linux.mount_label.is_empty()),
+    ] {
+        if asked {
+            return refused(name, "not supported yet");
+        }
+    }
+    if crate::plan::propagation(&linux.rootfs_propagation).is_none() {
+        return refused(
+            "linux.rootfsPropagation",
+            format!("{:?} is not a kind of propagation", linux.rootfs_propagation),
+        );
+    }
+    if let Some(personality) = &linux.personality {
+        if crate::plan::personality(&personality.domain).is_none() {
+            return refused(
+                "linux.personality.domain",
+                format!("{:?} is neither LINUX nor LINUX32", personality.domain),
+            );
+        }
+        if !personality.flags.is_empty() {
+            return refused("linux.personality.flags", "the specification defines none");
+        }
+    }
+    for (index, device) in linux.devices.iter().enumerate() {
+        if !matches!(device.kind.as_str(), "c" | "u" | "b" | "p") {
+            return refused(
+                format!("linux.devices[{index}].type"),
+                format!("{:?} is not one of c, u, b and p", device.kind),
+            );
+        }
+        if !device.path.starts_with('/') {
+            return refused(
+                format!("linux.devices[{index}].path"),
+                format!("{:?} is not an absolute path", device.path),
+            );
+        }
+    }
+    for (list, paths) in [("maskedPaths", &linux.masked_paths), ("readonlyPaths", &linux.readonly_paths)] {
+        if let Some(index) = paths.iter().position(|path| !path.starts_with('/')) {
+            return refused(format!("linux.{list}[{index}]"), format!("{:?} is not an absolute path", paths[index]));
+        }
+    }
+    Ok(())
+}
