@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Everything that mentions a marker: the private folder or the name of one test.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,6 +25,19 @@ impl Inventory {
             processes: processes().filter(|line| marked(line)).collect(),
             mounts: mounts.lines().filter(|line| marked(line)).map(str::to_owned).collect(),
             cgroups,
+        }
+    }
+
+    /// What is left once everything marked had time to end: a shim goes by itself, a moment after its last task. Empty as
+    /// soon as nothing is left, else what still stands after ten seconds.
+    pub fn settled(markers: &[&str]) -> Inventory {
+        let limit = Instant::now() + Duration::from_secs(10);
+        loop {
+            let left = Inventory::of(markers);
+            if left.is_empty() || Instant::now() > limit {
+                return left;
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 

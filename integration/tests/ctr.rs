@@ -1,7 +1,6 @@
 //! Debian's own `ctr`, unchanged, drives containerd first and tared second: what the peer answers is what ours must.
 
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use tare_integration::daemon::{Daemon, Kind};
 use tare_integration::inventory::Inventory;
@@ -61,12 +60,7 @@ impl Node {
         let private = self.dir.path().to_string_lossy().into_owned();
         drop(self.daemon);
         drop(self.registry);
-        // A shim ends by itself, a moment after it was told that its last task is gone.
-        let limit = Instant::now() + Duration::from_secs(10);
-        let mut left = Inventory::of(&[&private]);
-        while !left.is_empty() && Instant::now() < limit {
-            left = Inventory::of(&[&private]);
-        }
+        let left = Inventory::settled(&[&private]);
         assert!(left.is_empty(), "left behind: {left:#?}");
     }
 }

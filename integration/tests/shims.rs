@@ -88,11 +88,7 @@ impl Node {
             assert!(left.is_empty(), "{left:?}");
         }
         drop(self.daemon);
-        let limit = Instant::now() + Duration::from_secs(10);
-        let mut left = Inventory::of(&[&private]);
-        while !left.is_empty() && Instant::now() < limit {
-            left = Inventory::of(&[&private]);
-        }
+        let left = Inventory::settled(&[&private]);
         assert!(left.is_empty(), "left behind: {left:#?}");
     }
 }

@@ -28,6 +28,7 @@ const TREES: &[Tree] = &[
         packages: &["busybox-static", "containerd", "crun", "docker-registry", "runc"],
     },
     Tree { name: "newer", suite: "sid", packages: &["containerd", "crun", "runc"] },
+    Tree { name: "tools", suite: "bookworm", packages: &["strace"] },
 ];
 
 /// Makes every tree that is not there yet.

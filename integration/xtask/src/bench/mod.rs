@@ -4,6 +4,7 @@
 //! is compared before it is timed. A benchmark is not a test: it fails only where a contender fails.
 
 mod bundle;
+mod calls;
 mod containers;
 mod memory;
 mod pull;
@@ -51,8 +52,10 @@ pub fn run(args: &Args) -> Result<()> {
         return runtimes::rows(view, args.rounds, &args.gaps);
     }
     install::run(programs::installed().parent().expect("bin has a parent"))?;
-    let floor = install::build("small", "tare-floor", "floor")?;
-    std::fs::copy(floor, programs::installed().join("floor"))?; // beside the others, where the rows look for it
+    for program in ["floor", "peak"] {
+        let built = install::build("small", "tare-floor", program)?;
+        std::fs::copy(built, programs::installed().join(program))?; // beside the others, where the rows look for it
+    }
     peers::unpack()?;
     let wanted = |what| args.what.is_empty() || args.what.contains(&what);
     let mut report = Report::begin()?;

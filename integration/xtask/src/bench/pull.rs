@@ -81,22 +81,19 @@ fn peak_memory(pid: u32) -> Result<u64> {
     Ok(line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(0))
 }
 
-/// Real programs and many small files, from the peers' packages.
+/// Real programs, libraries and many small files, from the peers' packages: three layers.
 fn image() -> Result<Image> {
     let mut layers = Vec::new();
-    for tree in ["bookworm", "newer"] {
+    for parts in [&["bookworm/bin"][..], &["newer/bin", "newer/lib"], &["bookworm/lib", "bookworm/share"]] {
         let mut layer = Layer::default();
-        layer.folder(tree)?;
-        for program in ["containerd", "ctr", "runc", "containerd-shim-runc-v2"] {
-            layer.file(&format!("{tree}/{program}"), 0o755, &fs::read(programs::peer(tree, program)?)?)?;
+        for part in parts {
+            let (tree, folder) = part.split_once('/').expect("each part names a tree and a folder below its usr/");
+            let usr = programs::peer(tree, "containerd")?;
+            let usr = usr.ancestors().nth(2).context("usr/ above usr/bin")?.to_owned();
+            add_tree(&mut layer, &usr.join(folder), &part.replace('/', "-"))?;
         }
         layers.push(layer);
     }
-    let mut small = Layer::default();
-    let share = programs::peer("bookworm", "containerd")?;
-    let share = share.ancestors().nth(2).context("usr/ above usr/bin")?.join("share");
-    add_tree(&mut small, &share, "share")?;
-    layers.push(small);
     Image::of(layers, &json!({}))
 }
 

@@ -1,12 +1,13 @@
 //! Timing commands in turns.
 
-use std::mem::MaybeUninit;
-use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
+use tare_integration::programs;
+
+use crate::sh;
 
 /// One of the programs that take turns: a name and the command that is timed.
 pub struct Contender<'a> {
@@ -54,27 +55,31 @@ pub fn take_turns(contenders: &[Contender<'_>], rounds: usize, gap: Duration) ->
             command.stdin(Stdio::null()).stdout(Stdio::null());
             std::thread::sleep(gap);
             let start = Instant::now();
-            let child = command.spawn().with_context(|| format!("starting {command:?}"))?;
-            let (status, max_rss) = wait(child)?;
+            let status = command.status().with_context(|| format!("starting {command:?}"))?;
             let took = start.elapsed();
             ensure!(status.success(), "{}: {command:?} ended with {status}", contenders[index].name);
             if round >= WARM_UP {
                 samples[index].micros.push(took.as_secs_f64() * 1e6);
-                samples[index].max_rss = samples[index].max_rss.max(max_rss);
             }
         }
+    }
+    for (contender, sample) in contenders.iter().zip(&mut samples) {
+        sample.max_rss = peak(&(contender.command)(rounds + WARM_UP))?;
     }
     Ok(samples)
 }
 
-/// Waits for `child`; returns its status and the largest resident memory, in KiB, of it and what it waited for.
-#[allow(unsafe_code)]
-fn wait(child: Child) -> Result<(ExitStatus, u64)> {
-    let (mut status, mut usage) = (0, MaybeUninit::<libc::rusage>::zeroed());
-    // SAFETY: both pointers are to locals that live through the call; the pid is that of a child not yet waited for.
-    let waited = unsafe { libc::wait4(child.id().cast_signed(), &raw mut status, 0, usage.as_mut_ptr()) };
-    ensure!(waited == child.id().cast_signed(), "waiting for {}: {}", child.id(), std::io::Error::last_os_error());
-    // SAFETY: zeroed is a valid rusage, and wait4 has filled it.
-    let usage = unsafe { usage.assume_init() };
-    Ok((ExitStatus::from_raw(status), usage.ru_maxrss.cast_unsigned()))
+/// The largest resident memory of `command` and what it waited for, in KiB. Measured apart from time, by a starter of a
+/// few pages: a process inherits the peak of the one that started it.
+fn peak(command: &Command) -> Result<u64> {
+    let mut starter = Command::new(programs::installed().join("peak"));
+    starter.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => starter.env(name, value),
+            None => starter.env_remove(name),
+        };
+    }
+    let said = sh::output(&mut starter)?;
+    said.lines().last().unwrap_or_default().parse().with_context(|| format!("a number at the end of {said:?}"))
 }

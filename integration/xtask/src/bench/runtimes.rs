@@ -11,16 +11,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tare_integration::programs;
 
-use super::bundle;
 use super::report::Report;
 use super::rounds::{Contender, Sample, take_turns};
 use super::view::View;
+use super::{bundle, calls};
 
 /// What the process inside a view hands to the one outside, a line each.
 #[derive(Serialize, Deserialize)]
-struct Row {
-    title: String,
-    samples: Vec<Sample>,
+enum Line {
+    Row { title: String, samples: Vec<Sample> },
+    Fact { title: String, value: Value },
 }
 
 /// Runs this benchmark again inside each view and collects its rows.
@@ -35,8 +35,10 @@ pub fn in_each_view(rounds: usize, gaps: &[u64], report: &mut Report) -> Result<
         inside.args(["bench", "--view", view.name(), "--gaps", &gaps, "--rounds", &rounds.to_string()]);
         let mut child = inside.stdout(Stdio::piped()).spawn().context("starting unshare")?;
         for line in BufReader::new(child.stdout.take().expect("stdout is piped")).lines() {
-            let row: Row = serde_json::from_str(&line?)?;
-            report.row(&row.title, &row.samples);
+            match serde_json::from_str(&line?)? {
+                Line::Row { title, samples } => report.row(&title, &samples),
+                Line::Fact { title, value } => report.fact(&title, value),
+            }
         }
         let status = child.wait()?;
         ensure!(status.success(), "the {} rows ended with {status}", view.name());
@@ -72,7 +74,13 @@ pub fn rows(view: View, rounds: usize, gaps: &[u64]) -> Result<()> {
             contenders.push(Contender { name: "floor", command: Box::new(move |_| floor(bundle)) });
             let samples = take_turns(&contenders, rounds, Duration::from_millis(*gap))?;
             let title = format!("run busybox true, {}, {gap} ms between starts; {same}", case.name);
-            println!("{}", serde_json::to_string(&Row { title, samples })?);
+            println!("{}", serde_json::to_string(&Line::Row { title, samples })?);
+        }
+        if case.no_cgroups {
+            let ours = run(RUNTIMES[0], case, bundle, roots, usize::MAX);
+            let value = calls::compare(&ours, &floor(bundle), dir.path())?;
+            let title = "system calls from clone to exec".to_owned();
+            println!("{}", serde_json::to_string(&Line::Fact { title, value })?);
         }
     }
     Ok(())

@@ -1,16 +1,41 @@
-//! System calls by number, for x86_64. Source: asm/unistd_64.h, linux/mount.h, linux/sched.h, linux/prctl.h.
+//! What a program without a C library needs: an entry, and system calls by number, for x86_64.
+//! Source: asm/unistd_64.h, linux/mount.h, linux/sched.h, linux/prctl.h.
+
+#![allow(unsafe_code)] // system calls
 
 use core::arch::asm;
+
+/// Makes `main`, an `extern "C" fn(*const usize) -> !`, the program: it is given the stack as execve(2) left it, argc first,
+/// then argv and the environment.
+#[macro_export]
+macro_rules! entry {
+    ($main:ident) => {
+        #[cfg(target_arch = "x86_64")]
+        core::arch::global_asm!(
+            ".globl _start",
+            "_start:",
+            "xor %ebp, %ebp",
+            "mov %rsp, %rdi",
+            "and $-16, %rsp",
+            "call {main}",
+            "hlt",
+            main = sym $main,
+            options(att_syntax)
+        );
+    };
+}
 
 /// The step that failed; the program's status tells it.
 pub struct Failed(pub i32);
 
+pub const WRITE: usize = 1;
 pub const OPEN: usize = 2;
 pub const CLOSE: usize = 3;
 pub const LSEEK: usize = 8;
 pub const MMAP: usize = 9;
 pub const IOCTL: usize = 16;
 pub const SOCKET: usize = 41;
+pub const FORK: usize = 57;
 pub const EXECVE: usize = 59;
 pub const WAIT4: usize = 61;
 pub const CHDIR: usize = 80;

@@ -8,29 +8,15 @@
 #![no_main]
 #![allow(unsafe_code)] // a program of system calls
 
-mod sys;
-
 use core::ffi::CStr;
 
-use sys::{Failed, call};
+use tare_floor::{self as sys, Failed, call};
 
-// The kernel enters here with the stack as execve(2) left it: argc, then argv.
-#[cfg(target_arch = "x86_64")]
-core::arch::global_asm!(
-    ".globl _start",
-    "_start:",
-    "xor %ebp, %ebp",
-    "mov %rsp, %rdi",
-    "and $-16, %rsp",
-    "call {main}",
-    "hlt",
-    main = sym main,
-    options(att_syntax)
-);
+tare_floor::entry!(main);
 
-extern "C" fn main(stack: *const [usize; 4]) -> ! {
+extern "C" fn main(stack: *const usize) -> ! {
     // SAFETY: the kernel puts argc first, then argv and what follows it: never fewer than four words.
-    let [count, _, rootfs, filter] = unsafe { *stack };
+    let [count, _, rootfs, filter] = unsafe { *stack.cast::<[usize; 4]>() };
     if count != 3 {
         sys::exit(100);
     }
