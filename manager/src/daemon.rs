@@ -27,6 +27,7 @@ use crate::identity;
 use crate::images::Images;
 use crate::leases::Leases;
 use crate::namespaces::Namespaces;
+use crate::sandbox::{Records, Sandboxes};
 use crate::service::Services;
 use crate::snapshot::Snapshots;
 use crate::store::Store;
@@ -60,6 +61,7 @@ async fn serve(config: &Config) -> Result<()> {
     // Shims send what they kept for us as soon as they can, and bundles that are found are asked at once.
     let events = bind(&config.ttrpc.address, 0o600, None)?;
     let forwarding = tokio::spawn(forward::serve(events, services.events.clone()));
+    services.sandboxes.recover().await?;
     services.tasks.recover().await?;
     let collecting = tokio::spawn(services.collector.clone().run());
     let listener = bind(&config.grpc.address, 0o660, Some((config.grpc.uid, config.grpc.gid)))?;
@@ -107,14 +109,19 @@ fn assemble(config: &Config) -> Result<Services> {
         program: std::env::current_exe().doing(|| "looking for this program".into())?,
         debug: matches!(config.debug.level, Level::Trace | Level::Debug),
     };
-    let bundles = Bundles::open(&config.state, &config.root)?;
+    let (state, root, runtime_root) = (&config.state, &config.root, &config.runtime.root);
+    let sandboxes = Bundles::open(state, root, task::SANDBOXES)?;
+    let sandboxes = Sandboxes::new(about.clone(), sandboxes, runtime_root.clone());
+    let bundles = Bundles::open(state, root, task::TASKS)?;
     Ok(Services {
         collector: Collector::new(store.clone(), content.clone(), snapshots.clone()),
         images: Images::new(store.clone()),
         containers: Containers::new(store.clone()),
         leases: Leases::new(store.clone()),
         namespaces: Namespaces::new(store.clone()),
-        tasks: Tasks::new(about, bundles, config.runtime.root.clone(), events.clone()),
+        tasks: Tasks::new(about, bundles, runtime_root.clone(), events.clone(), sandboxes.clone()),
+        sandboxes,
+        sandbox_records: Records::new(store.clone()),
         streams: Streams::default(),
         uuid: identity::of(&config.root)?,
         root: config.root.clone(),

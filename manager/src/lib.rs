@@ -19,6 +19,7 @@ pub mod names;
 pub mod namespaces;
 pub mod oci;
 pub mod registry;
+pub mod sandbox;
 pub mod service;
 pub mod snapshot;
 pub mod store;

@@ -12,8 +12,13 @@ pub struct Namespaces {
 }
 
 /// What keeps a namespace from being removed.
-const KEEPING: &[(&str, &str)] =
-    &[(kind::IMAGE, "images"), (kind::BLOB, "blobs"), (kind::SNAPSHOT, "snapshots"), (kind::CONTAINER, "containers")];
+const KEEPING: &[(&str, &str)] = &[
+    (kind::IMAGE, "images"),
+    (kind::BLOB, "blobs"),
+    (kind::SNAPSHOT, "snapshots"),
+    (kind::CONTAINER, "containers"),
+    (kind::SANDBOX, "sandboxes"),
+];
 
 impl Namespaces {
     pub fn new(store: Store) -> Namespaces {

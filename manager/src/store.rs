@@ -29,6 +29,8 @@ pub mod kind {
     pub const RESOURCE: &str = "resource";
     /// Named by digest; `containerd.services.content.v1.Info`.
     pub const BLOB: &str = "blob";
+    /// `containerd.types.Sandbox`.
+    pub const SANDBOX: &str = "sandbox";
     /// Named `SNAPSHOTTER NUL key`; [`crate::snapshot::Row`].
     pub const SNAPSHOT: &str = "snapshot";
 }

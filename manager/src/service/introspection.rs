@@ -67,6 +67,8 @@ impl Services {
             part("io.containerd.event.v1", "exchange", [], false),
             part("io.containerd.differ.v1", "walking", [], true),
             part("io.containerd.transfer.v1", "local", [], false),
+            part("io.containerd.sandbox.store.v1", "local", [], false),
+            part("io.containerd.sandbox.controller.v1", "shim", [], false),
             part(TASK, "task", [("log-uri-schemes", "fifo,binary,file".into())], true),
         ];
         parts.extend(SERVICES.iter().map(|id| part("io.containerd.grpc.v1", id, [], false)));
@@ -84,6 +86,8 @@ const SERVICES: &[&str] = &[
     "introspection",
     "leases",
     "namespaces",
+    "sandbox-controllers",
+    "sandboxes",
     "snapshots",
     "streaming",
     "tasks",

@@ -9,6 +9,7 @@ mod images;
 mod introspection;
 mod leases;
 mod namespaces;
+mod sandbox;
 mod snapshots;
 mod status;
 mod streaming;
@@ -36,6 +37,7 @@ use crate::images::Images;
 use crate::leases::Leases;
 use crate::names::{LeaseId, Namespace};
 use crate::namespaces::Namespaces;
+use crate::sandbox::{Records, Sandboxes};
 use crate::snapshot::Snapshots;
 use crate::store::Store;
 use crate::streaming::Streams;
@@ -57,6 +59,8 @@ pub struct Services {
     pub containers: Containers,
     pub leases: Leases,
     pub namespaces: Namespaces,
+    pub sandboxes: Sandboxes,
+    pub sandbox_records: Records,
     pub tasks: Tasks,
     pub events: Exchange,
     pub collector: Collector,
@@ -91,6 +95,8 @@ impl Services {
             introspection::introspection_server::IntrospectionServer,
             leases::leases_server::LeasesServer,
             namespaces::namespaces_server::NamespacesServer,
+            sandbox::controller_server::ControllerServer,
+            sandbox::store_server::StoreServer,
             snapshots::snapshots_server::SnapshotsServer,
             streaming::streaming_server::StreamingServer,
             tasks::tasks_server::TasksServer,

@@ -179,6 +179,7 @@ fn creation(
         runtime: if request.runtime_path.is_empty() { runtime.name } else { request.runtime_path },
         options: request.options.or(runtime.options),
         spec: container.spec.ok_or_else(|| unset("spec"))?.value,
+        sandbox: Some(container.sandbox).filter(|id| !id.is_empty()).map(|id| Id::parse(&id)).transpose()?,
         rootfs: request.rootfs,
         terminal: request.terminal,
         stdin: request.stdin,

@@ -25,7 +25,9 @@ use crate::error::Error;
 use crate::names::{Id, Namespace};
 
 /// Below the daemon's state and root folder; named as containerd's, for those who look for it there.
-pub const FOLDER: &str = "io.containerd.runtime.v2.task";
+pub const TASKS: &str = "io.containerd.runtime.v2.task";
+/// Of sandboxes. A shim tells by this part of its path that it is started for one.
+pub const SANDBOXES: &str = "io.containerd.sandbox.controller.v1.shim";
 
 /// Where bundles are made.
 #[derive(Clone, Debug)]
@@ -43,8 +45,8 @@ pub struct Bundle {
 impl Bundles {
     /// # Errors
     /// The folders cannot be made.
-    pub fn open(state: &Path, root: &Path) -> Result<Bundles, Error> {
-        let bundles = Bundles { state: state.join(FOLDER), root: root.join(FOLDER) };
+    pub fn open(state: &Path, root: &Path, kind: &str) -> Result<Bundles, Error> {
+        let bundles = Bundles { state: state.join(kind), root: root.join(kind) };
         for path in [&bundles.state, &bundles.root] {
             folder(path, 0o711).map_err(|error| failed("making", path, &error))?;
         }
@@ -55,7 +57,7 @@ impl Bundles {
     ///
     /// # Errors
     /// There is one already, or it cannot be made; then nothing of it is left.
-    pub fn create(&self, namespace: &Namespace, id: &Id, spec: &[u8]) -> Result<Bundle, Error> {
+    pub fn create(&self, namespace: &Namespace, id: &Id, spec: Option<&[u8]>) -> Result<Bundle, Error> {
         let bundle = self.bundle(namespace, id);
         let path = &bundle.path;
         for above in [path.parent(), bundle.work.parent()].into_iter().flatten() {
@@ -101,15 +103,18 @@ impl Bundles {
 }
 
 impl Bundle {
-    fn fill(&self, spec: &[u8]) -> io::Result<()> {
-        if let Some(gid) = group_of_root(spec) {
+    fn fill(&self, spec: Option<&[u8]>) -> io::Result<()> {
+        if let Some(gid) = spec.and_then(group_of_root) {
             std::os::unix::fs::chown(&self.path, None, Some(gid))?;
             fs::set_permissions(&self.path, Permissions::from_mode(0o710))?;
         }
         folder(&self.path.join("rootfs"), 0o711)?;
         folder(&self.work, 0o711)?;
         symlink(&self.work, self.path.join("work"))?;
-        fs::write(self.path.join("config.json"), spec)
+        match spec {
+            Some(spec) => fs::write(self.path.join("config.json"), spec),
+            None => Ok(()),
+        }
     }
 
     /// Removes the bundle with what is still mounted in it. One that is gone is no error.
@@ -194,7 +199,7 @@ mod tests {
     }
 
     fn bundles(dir: &Path) -> Bundles {
-        Bundles::open(&dir.join("state"), &dir.join("root")).unwrap()
+        Bundles::open(&dir.join("state"), &dir.join("root"), TASKS).unwrap()
     }
 
     fn mode(path: &Path) -> u32 {
@@ -206,11 +211,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let bundles = bundles(dir.path());
         let (namespace, id) = names();
-        let bundle = bundles.create(&namespace, &id, b"{}").unwrap();
+        let bundle = bundles.create(&namespace, &id, Some(b"{}")).unwrap();
         assert_eq!(fs::read(bundle.path.join("config.json")).unwrap(), b"{}");
         assert_eq!((mode(&bundle.path), mode(&bundle.path.join("rootfs"))), (0o700, 0o711));
         assert!(fs::read_link(bundle.path.join("work")).unwrap().is_dir());
-        assert!(matches!(bundles.create(&namespace, &id, b"{}"), Err(Error::AlreadyExists(_))));
+        assert!(matches!(bundles.create(&namespace, &id, Some(b"{}")), Err(Error::AlreadyExists(_))));
         let found = bundles.found().unwrap();
         assert_eq!((found.len(), &found[0].1, &found[0].2.path), (1, &id, &bundle.path));
         bundle.remove().unwrap();
@@ -225,7 +230,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (namespace, id) = names();
         let spec = br#"{"linux":{"gidMappings":[{"containerID":5,"hostID":1,"size":1},{"containerID":0,"hostID":4711,"size":5}]}}"#;
-        let bundle = bundles(dir.path()).create(&namespace, &id, spec).unwrap();
+        let bundle = bundles(dir.path()).create(&namespace, &id, Some(spec)).unwrap();
         let metadata = fs::metadata(&bundle.path).unwrap();
         assert_eq!((std::os::unix::fs::MetadataExt::gid(&metadata), mode(&bundle.path)), (4711, 0o710));
     }
@@ -237,7 +242,7 @@ mod tests {
         fs::create_dir(&precious).unwrap();
         fs::write(precious.join("file"), b"kept").unwrap();
         let (namespace, id) = names();
-        let bundle = bundles(dir.path()).create(&namespace, &id, b"{}").unwrap();
+        let bundle = bundles(dir.path()).create(&namespace, &id, Some(b"{}")).unwrap();
         for _ in 0..2 {
             rustix::mount::mount_bind(&precious, bundle.path.join("rootfs")).unwrap();
         }
@@ -251,7 +256,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (namespace, id) = names();
         let bundles = bundles(dir.path());
-        let bundle = bundles.create(&namespace, &id, b"{}").unwrap();
+        let bundle = bundles.create(&namespace, &id, Some(b"{}")).unwrap();
         let aside = bundle.path.with_file_name(".c");
         fs::rename(&bundle.path, &aside).unwrap();
         assert!(bundles.found().unwrap().is_empty());

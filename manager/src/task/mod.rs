@@ -11,12 +11,17 @@
 
 mod bundle;
 mod log;
+mod shim;
 mod start;
+mod table;
 #[allow(clippy::module_inception)]
 mod task;
 mod tasks;
 
-pub use bundle::{Bundles, FOLDER};
+pub use bundle::{Bundle, Bundles, SANDBOXES, TASKS};
+pub(crate) use shim::{Shim, recall, with_root};
+pub(crate) use start::Caller;
 pub use start::{Daemon, OURS, binary, info};
+pub(crate) use table::Table;
 pub use task::{Exit, Task};
 pub use tasks::{Creation, Tasks};

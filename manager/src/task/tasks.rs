@@ -1,30 +1,27 @@
 //! The table of tasks: made, found again, deleted, and buried when their shim dies.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost_types::Any;
-use tare_proto::any;
 use tare_proto::containerd::events::{TaskDelete, TaskExit};
-use tare_proto::containerd::runc::v1::Options;
 use tare_proto::containerd::task::v3 as pb;
 use tare_proto::containerd::types::Mount;
 
 use super::bundle::{Bundle, Bundles};
-use super::log::Log;
-use super::start::{self, Caller, Daemon, Endpoint};
+use super::shim::{Shim, recall, with_root};
+use super::start::{self, Caller, Daemon};
+use super::table::Table;
 use super::task::{Exit, Task};
 use crate::error::Error;
 use crate::event::Exchange;
 use crate::names::{Id, Namespace};
+use crate::sandbox::Sandboxes;
 
 /// A shim that does not take a connection and answer within it, at our start, is taken for dead. As containerd's.
 const LOAD: Duration = Duration::from_secs(5);
 const SHUTDOWN: Duration = Duration::from_secs(3);
-
-const OPTIONS: &str = "containerd.runc.v1.Options";
 
 /// Clones share the table.
 #[derive(Clone)]
@@ -38,13 +35,8 @@ struct Inner {
     /// Where the runtime keeps its state, unless a client says otherwise.
     runtime_root: PathBuf,
     events: Exchange,
-    table: Mutex<HashMap<(Namespace, Id), Entry>>,
-}
-
-enum Entry {
-    /// Its name is taken while it is being made.
-    Making,
-    Made(Arc<Task>),
+    table: Table<Task>,
+    sandboxes: Sandboxes,
 }
 
 /// What a task is made of.
@@ -54,6 +46,8 @@ pub struct Creation {
     pub options: Option<Any>,
     /// config.json.
     pub spec: Vec<u8>,
+    /// Whose shim is to serve it too, if there is such a sandbox.
+    pub sandbox: Option<Id>,
     pub rootfs: Vec<Mount>,
     pub terminal: bool,
     pub stdin: String,
@@ -62,8 +56,15 @@ pub struct Creation {
 }
 
 impl Tasks {
-    pub fn new(daemon: Daemon, bundles: Bundles, runtime_root: PathBuf, events: Exchange) -> Tasks {
-        Tasks { inner: Arc::new(Inner { daemon, bundles, runtime_root, events, table: Mutex::default() }) }
+    pub fn new(
+        daemon: Daemon,
+        bundles: Bundles,
+        runtime_root: PathBuf,
+        events: Exchange,
+        sandboxes: Sandboxes,
+    ) -> Tasks {
+        let table = Table::default();
+        Tasks { inner: Arc::new(Inner { daemon, bundles, runtime_root, events, table, sandboxes }) }
     }
 
     /// Makes a task: its program is ready, and waits for start. Returns its pid.
@@ -73,8 +74,8 @@ impl Tasks {
     pub async fn create(&self, namespace: &Namespace, id: &Id, creation: Creation) -> Result<u32, Error> {
         let binary = start::binary(&creation.runtime)?;
         self.let_be_buried(namespace, id).await;
-        let name = Name::take(self, namespace, id)?;
-        let bundle = self.inner.bundles.create(namespace, id, &creation.spec)?;
+        let name = self.inner.table.take(namespace, id, "task")?;
+        let bundle = self.inner.bundles.create(namespace, id, Some(&creation.spec))?;
         let (task, pid) = match self.launch(namespace, id, &binary, &bundle, creation).await {
             Ok(made) => made,
             Err(error) => return Err(self.undo(namespace, id, &binary, bundle, error).await),
@@ -87,28 +88,23 @@ impl Tasks {
     /// # Errors
     /// There is none.
     pub fn get(&self, namespace: &Namespace, id: &Id) -> Result<Arc<Task>, Error> {
-        match self.inner.lock().get(&(namespace.clone(), id.clone())) {
-            Some(Entry::Made(task)) => Ok(task.clone()),
-            Some(Entry::Making) | None => Err(Error::NotFound(format!("task {id}"))),
-        }
+        self.inner.table.get(namespace, id).ok_or_else(|| Error::NotFound(format!("task {id}")))
     }
 
     /// The tasks of a namespace, by id.
     pub fn list(&self, namespace: &Namespace) -> Vec<Arc<Task>> {
-        let mut tasks: Vec<_> = self.all().into_iter().filter(|task| task.namespace == *namespace).collect();
-        tasks.sort_by(|a, b| a.id.cmp(&b.id));
-        tasks
+        self.inner.table.list(namespace)
     }
 
     /// Whether this container has a task, or is getting one.
     pub fn has(&self, namespace: &Namespace, id: &Id) -> bool {
-        self.inner.lock().contains_key(&(namespace.clone(), id.clone()))
+        self.inner.table.has(namespace, id)
     }
 
     /// Waits until a task whose shim just died is out of the way: lists no longer show it.
     pub async fn let_be_buried(&self, namespace: &Namespace, id: &Id) {
         if let Ok(task) = self.get(namespace, id)
-            && task.is_lost()
+            && task.shim.is_lost()
         {
             let _ = task.burial().await; // how it ended was told to whoever waited for that
         }
@@ -159,12 +155,12 @@ impl Tasks {
     ) -> Result<(Arc<Task>, u32), Error> {
         let inner = &self.inner;
         let options = with_root(creation.options, &inner.runtime_root)?;
-        let log = Log::follow(&bundle.path, namespace.as_str(), id.as_str())?;
-        let caller = Caller { daemon: &inner.daemon, binary, namespace, id, bundle: &bundle.path };
-        remember(&bundle.path, binary)?;
-        let endpoint = caller.start(Some(&options)).await?;
-        endpoint.save(&bundle.path)?;
-        let task = Task::connect(namespace, id, bundle.clone(), binary.to_owned(), &endpoint, log).await?;
+        let sandbox = creation.sandbox.and_then(|sandbox| inner.sandboxes.shim(namespace, &sandbox));
+        let shim = match sandbox {
+            Some(sandbox) => Shim::join(&sandbox, namespace, id, bundle).await?,
+            None => Shim::launch(&inner.daemon, namespace, id, binary, bundle, &options).await?,
+        };
+        let task = Task::of(shim);
         let request = pb::CreateTaskRequest {
             id: id.to_string(),
             bundle: bundle.path.display().to_string(),
@@ -210,9 +206,7 @@ impl Tasks {
     async fn load(&self, namespace: Namespace, id: Id, bundle: Bundle) {
         let (binary, path) = (recall(&bundle.path), bundle.path.clone());
         let connect = async {
-            let endpoint = Endpoint::load(&path)?;
-            let log = Log::follow(&path, namespace.as_str(), id.as_str())?;
-            let task = Task::connect(&namespace, &id, bundle.clone(), binary.clone(), &endpoint, log).await?;
+            let task = Task::of(Shim::load(&namespace, &id, &bundle).await?);
             task.state("").await?;
             Ok(task)
         };
@@ -222,7 +216,7 @@ impl Tasks {
         match connected {
             Ok(task) => {
                 let task = Arc::new(task);
-                self.inner.lock().insert((namespace, id), Entry::Made(task.clone()));
+                self.inner.table.put(&namespace, &id, task.clone());
                 self.watch(task);
             }
             Err(error) => {
@@ -243,12 +237,12 @@ impl Tasks {
     fn watch(&self, task: Arc<Task>) {
         let tasks = self.clone();
         tokio::spawn(async move {
-            task.lost().await;
+            task.shim.lost().await;
             if !tasks.is_current(&task) {
                 return;
             }
             tracing::warn!(namespace = %task.namespace, id = %task.id, "lost the shim");
-            let exit = tasks.clean(&task.caller(&tasks.inner.daemon), &task.bundle).await;
+            let exit = tasks.clean(&task.shim.caller(&tasks.inner.daemon), &task.shim.bundle).await;
             tasks.forget(&task);
             task.buried.send_replace(Some(exit));
         });
@@ -292,66 +286,15 @@ impl Tasks {
         self.forget(task);
         shut_down(task).await;
         task.buried.send_replace(Some(exit)); // for whoever asks just now how it ended
-        task.bundle.remove()
+        task.shim.bundle.remove()
     }
 
     fn is_current(&self, task: &Arc<Task>) -> bool {
-        let table = self.inner.lock();
-        let entry = table.get(&(task.namespace.clone(), task.id.clone()));
-        matches!(entry, Some(Entry::Made(current)) if Arc::ptr_eq(current, task))
+        self.inner.table.is_current(&task.namespace, &task.id, task)
     }
 
     fn forget(&self, task: &Arc<Task>) {
-        if self.is_current(task) {
-            self.inner.lock().remove(&(task.namespace.clone(), task.id.clone()));
-        }
-    }
-
-    fn all(&self) -> Vec<Arc<Task>> {
-        let made = |entry: &Entry| match entry {
-            Entry::Made(task) => Some(task.clone()),
-            Entry::Making => None,
-        };
-        self.inner.lock().values().filter_map(made).collect()
-    }
-}
-
-impl Inner {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Namespace, Id), Entry>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A name taken in the table: given to the task that was made, or free again.
-struct Name<'a> {
-    tasks: &'a Tasks,
-    key: Option<(Namespace, Id)>,
-}
-
-impl<'a> Name<'a> {
-    fn take(tasks: &'a Tasks, namespace: &Namespace, id: &Id) -> Result<Name<'a>, Error> {
-        let key = (namespace.clone(), id.clone());
-        match tasks.inner.lock().entry(key.clone()) {
-            std::collections::hash_map::Entry::Occupied(_) => Err(Error::AlreadyExists(format!("task {id}"))),
-            std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(Entry::Making);
-                Ok(Name { tasks, key: Some(key) })
-            }
-        }
-    }
-
-    fn give(mut self, task: Arc<Task>) {
-        if let Some(key) = self.key.take() {
-            self.tasks.inner.lock().insert(key, Entry::Made(task));
-        }
-    }
-}
-
-impl Drop for Name<'_> {
-    fn drop(&mut self) {
-        if let Some(key) = self.key.take() {
-            self.tasks.inner.lock().remove(&key);
-        }
+        self.inner.table.forget(&task.namespace, &task.id, task);
     }
 }
 
@@ -363,30 +306,4 @@ async fn shut_down(task: &Task) {
         Ok(Err(error)) => tracing::warn!(id = %task.id, "shutting down the shim: {error}"),
         Err(_) => tracing::warn!(id = %task.id, "shutting down the shim: no answer within {} s", SHUTDOWN.as_secs()),
     }
-}
-
-/// The options for the shim: where they leave it open, the runtime's root is ours and not an installed containerd's.
-fn with_root(options: Option<Any>, root: &std::path::Path) -> Result<Any, Error> {
-    let Some(options) = options.filter(|options| !options.type_url.is_empty()) else {
-        return Ok(any::pack(OPTIONS, &Options { root: root.display().to_string(), ..Options::default() }));
-    };
-    let runc = any::unpack::<Options>(&options, OPTIONS)
-        .map_err(|error| Error::InvalidArgument(format!("reading options of type {OPTIONS}: {error}")))?;
-    Ok(match runc {
-        Some(runc) if runc.root.is_empty() => any::pack(OPTIONS, &Options { root: root.display().to_string(), ..runc }),
-        _ => options,
-    })
-}
-
-const BINARY: &str = "shim-binary-path";
-
-fn remember(bundle: &std::path::Path, binary: &std::path::Path) -> Result<(), Error> {
-    let path = bundle.join(BINARY);
-    std::fs::write(&path, binary.display().to_string())
-        .map_err(|error| Error::io(format!("writing {}", path.display()), &error))
-}
-
-/// The shim that a bundle was made with; ours if the file was not yet written.
-fn recall(bundle: &std::path::Path) -> PathBuf {
-    std::fs::read_to_string(bundle.join(BINARY)).map_or_else(|_| PathBuf::from(start::OURS), PathBuf::from)
 }
