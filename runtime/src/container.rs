@@ -259,7 +259,9 @@ fn plan(
     let linux = bundle.linux();
     let namespaces = plan::namespaces(bundle)?;
     let own_mounts = bundle.namespace("mount").is_some_and(|namespace| namespace.path.is_empty());
-    let view = cgroup_view(cgroup, namespaces.new_cgroup);
+    // Without cgroups of its own it stays in ours, and sees those.
+    let around = if cgroup.is_none() { Some(Cgroup::open(CgroupPath::around()?)) } else { None };
+    let view = cgroup_view(cgroup.or(around.as_ref()), namespaces.new_cgroup);
     let filesystem = if own_mounts { Some(plan::filesystem(bundle, &view, no_pivot)?) } else { None };
     let root = root_folder(bundle)?;
     let mut process =

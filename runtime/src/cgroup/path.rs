@@ -72,6 +72,19 @@ impl CgroupPath {
         }
     }
 
+    /// Where this process is: what a container without cgroups of its own stays in.
+    pub fn around() -> Result<CgroupPath, Error> {
+        let own = own_cgroups()?;
+        Ok(match magic(Path::new(MOUNT)) {
+            Some(CGROUP2_SUPER_MAGIC) => {
+                let root = PathBuf::from(MOUNT);
+                let below = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+                CgroupPath::V2 { path: clean(&root, Path::new(below)), root }
+            }
+            _ => v1(Path::new(""))?,
+        })
+    }
+
     /// All directories that the container may have.
     pub fn directories(&self) -> Vec<&Path> {
         match self {
@@ -166,6 +179,21 @@ mod tests {
                     assert_eq!(hierarchy.path, hierarchy.root.join("tare-test/x"));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn around_this_process_is_what_the_kernel_says_of_it() {
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        let around = CgroupPath::around().unwrap();
+        let roots: Vec<_> = match &around {
+            CgroupPath::V1 { hierarchies } => hierarchies.iter().map(|hierarchy| &hierarchy.root).collect(),
+            CgroupPath::V2 { root, .. } => vec![root],
+        };
+        assert!(!roots.is_empty());
+        for (directory, root) in around.directories().iter().zip(roots) {
+            let below = format!("/{}", directory.strip_prefix(root).unwrap().display());
+            assert!(own.lines().any(|line| line.ends_with(&format!(":{below}"))), "{below} in {own}");
         }
     }
 

@@ -47,6 +47,10 @@ pub fn filesystem(bundle: &Bundle, cgroups: &CgroupView<'_>, no_pivot: bool) -> 
     }
     let devices = !spec.mounts.iter().any(|mount| cleaned(&mount.destination) == "/dev" && is_bind(mount));
     let bound = bundle.namespace("user").is_some();
+    let mut read_only = targets("linux.readonlyPaths", &linux.readonly_paths)?;
+    if spec.mounts.iter().any(|mount| is_filled(mount) && mount.options.iter().any(|word| word == "ro")) {
+        read_only.push(target("mounts", "/dev")?);
+    }
     Ok(Filesystem {
         root,
         place,
@@ -60,13 +64,18 @@ pub fn filesystem(bundle: &Bundle, cgroups: &CgroupView<'_>, no_pivot: bool) -> 
         nodes: if devices { nodes(linux, bound)? } else { Vec::new() },
         links: if devices { links()? } else { Vec::new() },
         masked: targets("linux.maskedPaths", &linux.masked_paths)?,
-        read_only: targets("linux.readonlyPaths", &linux.readonly_paths)?,
+        read_only,
         no_pivot,
     })
 }
 
 fn is_bind(mount: &spec::Mount) -> bool {
     mount.kind == "bind" || mount.options.iter().any(|word| word == "bind" || word == "rbind")
+}
+
+/// Whether it is a new file system at /dev, which gets its devices from us and can be read-only only after that.
+fn is_filled(mount: &spec::Mount) -> bool {
+    cleaned(&mount.destination) == "/dev" && !is_bind(mount)
 }
 
 fn target(field: &str, path: &str) -> Result<Target, Failed> {
@@ -97,6 +106,7 @@ fn add_mount(
         return add_cgroup(mounts, &field, mount, &options, cgroups);
     }
     let source = if mount.source.is_empty() { &mount.kind } else { &mount.source };
+    let attributes = options.here.set | options.below.set;
     mounts.push(Mount {
         target: target(&field, &mount.destination)?,
         missing: Missing::Folder,
@@ -105,7 +115,7 @@ fn add_mount(
             kind: c_string(&format!("{field}.type"), &mount.kind)?,
             source: c_string(&format!("{field}.source"), source)?,
             data: data(&field, &options)?,
-            attributes: options.here.set | options.below.set,
+            attributes: if is_filled(mount) { attributes & !RDONLY } else { attributes },
         }),
         propagation: options.propagation,
     });
