@@ -20,7 +20,7 @@ struct Tree {
     packages: &'static [&'static str],
 }
 
-/// `bookworm` is what stable users have; `newer` is the newest that the package manager reaches.
+/// `bookworm` and `callers` are what stable users have; `newer` is the newest that the package manager reaches.
 const TREES: &[Tree] = &[
     Tree {
         name: "bookworm",
@@ -29,6 +29,12 @@ const TREES: &[Tree] = &[
     },
     Tree { name: "newer", suite: "sid", packages: &["containerd", "crun", "runc"] },
     Tree { name: "tools", suite: "bookworm", packages: &["strace"] },
+    // Those that call a runtime on behalf of people.
+    Tree {
+        name: "callers",
+        suite: "trixie",
+        packages: &["catatonit", "conmon", "docker-cli", "docker.io", "netavark", "podman", "runc", "uidmap"],
+    },
 ];
 
 /// Makes every tree that is not there yet.

@@ -1,0 +1,126 @@
+//! Debian's docker, its daemon with containerd and all folders of its own, told to use `tare`.
+
+use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::json;
+
+use crate::apart::{self, Apart};
+use crate::{image, programs};
+
+/// The tree of peers that docker is in.
+const TREE: &str = "callers";
+
+pub struct Dockerd {
+    server: Child,
+    dir: PathBuf,
+    /// The cgroup that its containers are below.
+    pub parent: String,
+    apart: Option<Apart>,
+}
+
+impl Dockerd {
+    /// Starts a daemon without a network and waits until it answers. `tare` is its runtime for all that it runs, its own
+    /// builder included, which asks for a program of the name `runc`.
+    ///
+    /// # Errors
+    /// A program is missing, or the daemon ended or was not up within twenty seconds; its log is part of the error.
+    pub fn start(dir: &Path) -> Result<Dockerd> {
+        let bin = dir.join("bin");
+        fs::create_dir_all(&bin)?;
+        for program in ["containerd", "containerd-shim-runc-v2", "docker-init"] {
+            std::os::unix::fs::symlink(programs::peer(TREE, program)?, bin.join(program))?;
+        }
+        let tare = programs::tare("tare")?;
+        std::os::unix::fs::symlink(&tare, bin.join("runc"))?;
+        let parent = format!("tare-docker-{}", std::process::id());
+        let config = json!({
+            "runtimes": {
+                "tare": {"path": tare},
+                "tare-binary": {"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": tare}},
+            },
+            "default-runtime": "tare",
+            "cgroup-parent": format!("/{parent}"),
+            "data-root": dir.join("data"), "exec-root": dir.join("exec"), "pidfile": dir.join("pid"),
+            "hosts": [format!("unix://{}", dir.join("d.sock").display())],
+            "storage-driver": "vfs", "bridge": "none", "iptables": false, "ip6tables": false, "ip-masq": false,
+            "userland-proxy": false, "group": "root",
+        });
+        fs::write(dir.join("daemon.json"), config.to_string())?;
+        let apart = Apart::new()?;
+        let log = File::create(dir.join("log"))?;
+        let path = std::env::join_paths(
+            [bin].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+        )?;
+        let server = apart
+            .command(&programs::peer(TREE, "dockerd")?)
+            .arg("--config-file")
+            .arg(dir.join("daemon.json"))
+            .env("PATH", path)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("starting dockerd")?;
+        let mut dockerd = Dockerd { server, dir: dir.to_owned(), parent, apart: Some(apart) };
+        dockerd.wait()?;
+        Ok(dockerd)
+    }
+
+    /// The client with these arguments and no input.
+    ///
+    /// # Errors
+    /// It is not unpacked.
+    pub fn docker<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Result<Command> {
+        let mut docker = Command::new(programs::peer(TREE, "docker")?);
+        docker
+            .env("DOCKER_HOST", format!("unix://{}", self.dir.join("d.sock").display()))
+            .env("DOCKER_CONFIG", self.dir.join("config"))
+            .args(args)
+            .stdin(Stdio::null());
+        Ok(docker)
+    }
+
+    /// Makes the image `busybox`.
+    ///
+    /// # Errors
+    /// The daemon refuses it.
+    pub fn import_busybox(&self) -> Result<()> {
+        let layer = self.dir.join("layer.tar.gz");
+        fs::write(&layer, &image::busybox()?.layers[0].bytes)?;
+        let layer = layer.display().to_string();
+        let out = self.docker(["import", "--change", "ENV PATH=/bin", &layer, "busybox"])?.output()?;
+        anyhow::ensure!(out.status.success(), "docker import: {}", String::from_utf8_lossy(&out.stderr));
+        Ok(())
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        let limit = Instant::now() + Duration::from_secs(20);
+        while UnixStream::connect(self.dir.join("d.sock")).is_err() {
+            if let Some(status) = self.server.try_wait()? {
+                bail!("dockerd ended with {status}:\n{}", self.log());
+            }
+            if Instant::now() > limit {
+                bail!("dockerd does not answer:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        drop(self.apart.take()); // the daemon, its containers and their shims
+        let _ = self.server.wait();
+        apart::remove_cgroup(&self.parent);
+    }
+}
