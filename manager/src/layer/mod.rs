@@ -1,25 +1,39 @@
-//! A layer's archive, unpacked into a folder. Whoever made the archive chose every name, size and link in it.
+//! A layer's archive, unpacked into a folder or made from what differs between two snapshots.
 //!
-//! The `tar` crate only reads headers; what is made, is made here, through handles: a parent folder is opened with the
-//! layer as its root, and the entry is made in that handle by its last name, never following a link.
+//! ```text
+//! apply    stream ▶ meter ▶ archive ▶ entry ▶ unpack        whoever made the archive chose every name, size and link in it
+//! diff     view ▶ compare ▶ entry ▶ write                   what differs, always as the same bytes
+//! ```
+//!
+//! What is made, is made through handles: a parent folder is opened with the layer as its root, and the entry is made in that
+//! handle by its last name, never following a link.
 //!
 //! For an overlay snapshot the folder is the upper one, so a removal becomes what overlayfs reads as one (a character
 //! device 0:0, an opaque folder) and nothing has to be mounted to unpack.
 //!
 //! Source: image-spec layer.md; kernel overlayfs.rst, "whiteouts and opaque directories".
 
+mod archive;
+mod compare;
+mod diff;
 mod entry;
+mod header;
 mod inherit;
 mod meter;
 mod unpack;
+mod view;
+mod write;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+pub use diff::{Made, Packing, diff};
 pub use inherit::inherit;
+pub use view::Source;
 
 use crate::error::{Doing as _, Result};
 use crate::names::Digest;
+use archive::Archive;
 use meter::Meter;
 use unpack::Unpacker;
 
@@ -44,6 +58,8 @@ pub struct Applied {
 pub enum Removals {
     /// As overlayfs reads them: the folder is an upper one.
     Overlay,
+    /// The same, for one mounted with `userxattr`.
+    UserOverlay,
     /// The named file is removed: the folder is the whole file system.
     Remove,
 }
@@ -53,23 +69,14 @@ pub enum Removals {
 /// # Errors
 /// The archive is cut short or malformed, names a place outside, or is too large. The folder is then to be thrown away.
 pub fn apply(stream: impl Read, folder: &Path, removals: Removals) -> Result<Applied> {
-    let doing = || "reading the layer's archive".to_owned();
-    let meter = Meter::new(plain(stream)?);
-    let allowance = meter.allowance();
-    let mut archive = tar::Archive::new(meter);
+    let mut archive = Archive::new(Meter::new(plain(stream)?));
     let mut unpacker = Unpacker::open(folder, removals)?;
-    let mut entries = archive.entries().doing(doing)?;
-    loop {
-        allowance.only(LONGEST_HEADER);
-        let Some(entry) = entries.next() else { break };
-        allowance.unlimited();
-        let mut entry = entry.doing(doing)?;
-        unpacker.entry(&mut entry)?;
-        io::copy(&mut entry, &mut io::sink()).doing(doing)?; // an entry that has no use for its content may have one
+    while let Some(entry) = archive.next()? {
+        unpacker.entry(&entry, &mut archive)?;
     }
-    allowance.unlimited();
     let implied = unpacker.finish()?;
     let mut meter = archive.into_inner();
+    let doing = || "reading the layer's archive".to_owned();
     io::copy(&mut meter, &mut io::sink()).doing(doing)?; // what follows the archive is part of the digest
     let (diff_id, size) = meter.end();
     Ok(Applied { diff_id, size, implied })
@@ -88,5 +95,7 @@ fn plain<'s>(stream: impl Read + 's) -> Result<Box<dyn Read + 's>> {
     })
 }
 
+#[cfg(test)]
+mod roundtrip;
 #[cfg(test)]
 mod tests;

@@ -2,21 +2,21 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
-use std::io::{self, Read, Seek as _, Write as _};
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use super::archive::Archive;
+use super::entry::{Entry, Kind, cleaned, refused};
+use super::{LARGEST, MOST_ENTRIES, Removals};
+use crate::error::{Doing as _, Result};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timestamps, XattrFlags, chmod, chownat, fchmod, fchown,
     fsetxattr, fstat, futimens, linkat, mkdirat, mknodat, openat, openat2, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
-use tar::EntryType;
-
-use super::entry::{Looks, cleaned, link_target, refused};
-use super::{LARGEST, MOST_ENTRIES, Removals};
-use crate::error::{Doing as _, Result};
+use rustix::process::{Gid, Uid};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -81,24 +81,19 @@ impl Unpacker {
         })
     }
 
-    /// Makes what an entry says.
+    /// Makes what an entry says; a file's content is read from `content`.
     ///
     /// # Errors
-    /// It leads out of the layer, is of no known kind, is too large, or cannot be made.
-    pub fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<()> {
-        let kind = entry.header().entry_type();
-        if kind == EntryType::XGlobalHeader {
-            return Ok(()); // a comment: nothing that describes files may come this way
-        }
-        let path = cleaned(&entry.path().doing(|| "reading an entry's name".into())?)?;
+    /// It leads out of the layer, is too large, or cannot be made.
+    pub fn entry<R: Read>(&mut self, entry: &Entry, content: &mut Archive<R>) -> Result<()> {
+        let path = cleaned(&entry.path)?;
         self.entries += 1;
         if self.entries > MOST_ENTRIES {
             return refused(&path, &format!("the layer has more than {MOST_ENTRIES} entries"));
         }
-        let looks = Looks::of(entry, &path)?;
         let Some(name) = path.file_name().map(OsStr::to_owned) else {
-            return if kind.is_dir() {
-                self.root_folder(looks)
+            return if entry.kind == Kind::Folder {
+                self.root_folder(entry)
             } else {
                 refused(Path::new("."), "the root must be a folder")
             };
@@ -114,30 +109,28 @@ impl Unpacker {
         if self.removals == Removals::Remove {
             self.note_made(&path);
         }
-        if kind.is_dir() {
-            return self.folder(looks, &parent, &name, path);
+        if entry.kind == Kind::Folder {
+            return self.folder(entry, &parent, &name, path);
         }
         let doing = || format!("unpacking {}", path.display());
+        if matches!(entry.kind, Kind::Link | Kind::Symlink) && entry.link.as_os_str().is_empty() {
+            return refused(&path, "a link without a target");
+        }
         make_room(&parent, &name).doing(doing)?;
-        match kind {
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                return self.file(entry, &looks, &parent, &name, &path);
-            }
-            EntryType::Link => {
-                let target = cleaned(&link_target(entry, &path)?)?;
+        match entry.kind {
+            Kind::File | Kind::Folder => return self.file(entry, content, &parent, &name, &path),
+            Kind::Link => {
+                let target = cleaned(&entry.link)?;
                 let Some(target_name) = target.file_name() else { return refused(&path, "a hard link to the root") };
                 let folder = open_folder(&self.root, target.parent().unwrap_or(Path::new(""))).doing(doing)?;
                 return linkat(&folder, target_name, &parent, &name, AtFlags::empty()).doing(doing); // it looks as its target
             }
-            EntryType::Symlink => {
-                let target = link_target(entry, &path)?;
-                symlinkat(target.as_os_str(), &parent, &name).doing(doing)?;
-            }
-            EntryType::Char | EntryType::Block | EntryType::Fifo => special(entry, &looks, &parent, &name, &path)?,
-            other => return refused(&path, &format!("entries of type {other:?} are not supported")),
+            Kind::Symlink => symlinkat(entry.link.as_os_str(), &parent, &name).doing(doing)?,
+            Kind::Char | Kind::Block | Kind::Fifo => special(entry, &parent, &name, &path)?,
         }
-        chownat(&parent, &name, Some(looks.uid), Some(looks.gid), AtFlags::SYMLINK_NOFOLLOW).doing(doing)?;
-        utimensat(&parent, &name, &looks.times, AtFlags::SYMLINK_NOFOLLOW).doing(doing)
+        let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+        chownat(&parent, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).doing(doing)?;
+        utimensat(&parent, &name, &entry.times(), AtFlags::SYMLINK_NOFOLLOW).doing(doing)
     }
 
     /// Sets the times of folders, now that nothing more is made in them; gives the folders that no entry brought along.
@@ -163,11 +156,11 @@ impl Unpacker {
         }
     }
 
-    fn root_folder(&mut self, looks: Looks) -> Result<()> {
+    fn root_folder(&mut self, looks: &Entry) -> Result<()> {
         let doing = || "setting the root's owner and mode".to_owned();
         let root = reopen(&self.root).doing(doing)?;
-        dress(&root, &looks, Path::new("/"))?;
-        self.times.push((PathBuf::new(), looks.times));
+        dress(&root, looks, Path::new("/"))?;
+        self.times.push((PathBuf::new(), looks.times()));
         Ok(())
     }
 
@@ -213,69 +206,68 @@ impl Unpacker {
         Ok(handle)
     }
 
-    fn folder(&mut self, looks: Looks, parent: &OwnedFd, name: &OsStr, path: PathBuf) -> Result<()> {
+    fn folder(&mut self, looks: &Entry, parent: &OwnedFd, name: &OsStr, path: PathBuf) -> Result<()> {
         let doing = || format!("unpacking {}", path.display());
         let folder = match open_own(parent, name) {
             Ok(folder) => folder,
             Err(_) => {
-                let removed = self.removals == Removals::Overlay && is_whiteout(parent, name);
+                let removed = self.removals != Removals::Remove && is_whiteout(parent, name);
                 make_room(parent, name).doing(doing)?;
                 mkdirat(parent, name, Mode::from_raw_mode(0o700)).doing(doing)?;
                 let folder = open_own(parent, name).doing(doing)?;
                 if removed {
                     // Removed and made again: what the layers below have in it stays removed.
-                    mark_opaque(&folder).doing(doing)?;
+                    mark_opaque(&folder, self.removals).doing(doing)?;
                 }
                 folder
             }
         };
-        dress(&folder, &looks, &path)?;
+        dress(&folder, looks, &path)?;
         self.implied.remove(&path);
-        self.times.push((path, looks.times));
+        self.times.push((path, looks.times()));
         Ok(())
     }
 
     fn file<R: Read>(
         &mut self,
-        entry: &mut tar::Entry<'_, R>,
-        looks: &Looks,
+        entry: &Entry,
+        content: &mut Archive<R>,
         parent: &OwnedFd,
         name: &OsStr,
         path: &Path,
     ) -> Result<()> {
         let doing = || format!("unpacking {}", path.display());
-        let size = entry.size();
-        let Some(room) = self.room.checked_sub(size) else {
+        let Some(room) = self.room.checked_sub(entry.size) else {
             return refused(path, &format!("the layer unpacks to more than {} GiB", LARGEST >> 30));
         };
         self.room = room;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = std::fs::File::from(openat(parent, name, flags, Mode::from_raw_mode(0o600)).doing(doing)?);
-        let sparse = entry.header().entry_type() == EntryType::GNUSparse;
-        let mut written = 0;
-        while let Some(piece) = next(entry, &mut self.piece).doing(doing)? {
-            written += piece.len() as u64;
-            if sparse && piece.iter().all(|byte| *byte == 0) {
-                file.seek_relative(piece.len() as i64).doing(doing)?; // a hole stays one
-            } else {
-                file.write_all(piece).doing(doing)?;
+        for (offset, length) in entry.parts.as_deref().unwrap_or(&[(0, entry.size)]) {
+            file.seek(SeekFrom::Start(*offset)).doing(doing)?;
+            let mut left = *length;
+            while left > 0 {
+                let piece = self.piece.len().min(usize::try_from(left).unwrap_or(PIECE));
+                let read = fill(content, &mut self.piece[..piece]).doing(doing)?;
+                if read == 0 {
+                    return refused(path, &format!("it ends {left} bytes early"));
+                }
+                file.write_all(&self.piece[..read]).doing(doing)?;
+                left -= read as u64;
             }
         }
-        if written != size {
-            return refused(path, &format!("it ends after {written} of {size} bytes"));
+        if entry.parts.is_some() {
+            file.set_len(entry.size).doing(doing)?; // a hole at its end
         }
-        if sparse {
-            file.set_len(size).doing(doing)?;
-        }
-        dress(&file, looks, path)?;
-        futimens(&file, &looks.times).doing(doing)
+        dress(&file, entry, path)?;
+        futimens(&file, &entry.times()).doing(doing)
     }
 
     fn make_opaque(&self, parent: &OwnedFd, path: &Path) -> Result<()> {
         let doing = || format!("unpacking {}", path.display());
         let folder = reopen(parent).doing(doing)?;
         match self.removals {
-            Removals::Overlay => mark_opaque(&folder),
+            Removals::Overlay | Removals::UserOverlay => mark_opaque(&folder, self.removals),
             Removals::Remove => self.clear(&folder, path.parent().unwrap_or(Path::new(""))),
         }
         .doing(doing)
@@ -300,7 +292,7 @@ impl Unpacker {
             return refused(path, "removes no file");
         }
         make_room(parent, name).doing(doing)?;
-        if self.removals == Removals::Overlay {
+        if self.removals != Removals::Remove {
             mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), 0).doing(doing)?;
         }
         Ok(())
@@ -308,10 +300,10 @@ impl Unpacker {
 }
 
 /// Gives an open file or folder its owner, mode and attributes.
-fn dress(file: &impl AsFd, looks: &Looks, path: &Path) -> Result<()> {
+fn dress(file: &impl AsFd, looks: &Entry, path: &Path) -> Result<()> {
     let doing = || format!("setting owner and mode of {}", path.display());
-    fchown(file, Some(looks.uid), Some(looks.gid)).doing(doing)?;
-    fchmod(file, looks.mode).doing(doing)?; // after the owner, whose change takes setuid away
+    fchown(file, Some(Uid::from_raw(looks.uid)), Some(Gid::from_raw(looks.gid))).doing(doing)?;
+    fchmod(file, Mode::from_raw_mode(looks.mode)).doing(doing)?; // after the owner, whose change takes setuid away
     for (name, value) in &looks.attributes {
         match fsetxattr(file, name.as_slice(), value, XattrFlags::empty()) {
             Err(Errno::OPNOTSUPP) if name.starts_with(b"user.") => {} // not every file system has them
@@ -323,18 +315,18 @@ fn dress(file: &impl AsFd, looks: &Looks, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// As much of an entry's content as there is, up to a piece; nothing at its end.
-fn next<'p>(entry: &mut impl Read, piece: &'p mut [u8]) -> io::Result<Option<&'p [u8]>> {
+/// As much as there is, up to a whole piece: a file is written in few calls.
+fn fill(content: &mut impl Read, piece: &mut [u8]) -> io::Result<usize> {
     let mut length = 0;
     while length < piece.len() {
-        match entry.read(&mut piece[length..]) {
+        match content.read(&mut piece[length..]) {
             Ok(0) => break,
             Ok(more) => length += more,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    Ok((length > 0).then_some(&piece[..length]))
+    Ok(length)
 }
 
 /// Opens a folder by its own name, not through a link.
@@ -347,8 +339,9 @@ fn is_whiteout(parent: &OwnedFd, name: &OsStr) -> bool {
         .is_ok_and(|there| FileType::from_raw_mode(there.st_mode) == FileType::CharacterDevice && there.st_rdev == 0)
 }
 
-fn mark_opaque(folder: &OwnedFd) -> std::result::Result<(), Errno> {
-    fsetxattr(folder, c"trusted.overlay.opaque", b"y", XattrFlags::empty())
+fn mark_opaque(folder: &OwnedFd, removals: Removals) -> std::result::Result<(), Errno> {
+    let name = if removals == Removals::UserOverlay { c"user.overlay.opaque" } else { c"trusted.overlay.opaque" };
+    fsetxattr(folder, name, b"y", XattrFlags::empty())
 }
 
 /// Takes away what is in an entry's place.
@@ -368,7 +361,8 @@ fn remove_folder(parent: &OwnedFd, name: &OsStr) -> std::result::Result<(), Errn
     unlinkat(parent, name, AtFlags::REMOVEDIR)
 }
 
-fn names(folder: &OwnedFd) -> std::result::Result<Vec<std::ffi::OsString>, Errno> {
+/// What a folder holds.
+pub fn names(folder: &OwnedFd) -> std::result::Result<Vec<std::ffi::OsString>, Errno> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(folder)? {
         let entry = entry?;
@@ -380,31 +374,24 @@ fn names(folder: &OwnedFd) -> std::result::Result<Vec<std::ffi::OsString>, Errno
     Ok(names)
 }
 
-fn special<R: Read>(
-    entry: &tar::Entry<'_, R>,
-    looks: &Looks,
-    parent: &OwnedFd,
-    name: &OsStr,
-    path: &Path,
-) -> Result<()> {
+fn special(entry: &Entry, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<()> {
     let doing = || format!("unpacking {}", path.display());
-    let header = entry.header();
-    let number = |part: io::Result<Option<u32>>| part.ok().flatten().unwrap_or(0);
-    let device = rustix::fs::makedev(number(header.device_major()), number(header.device_minor()));
-    let kind = match header.entry_type() {
-        EntryType::Char if device == 0 => return refused(path, "a device 0:0 would be a removal in disguise"),
-        EntryType::Char => FileType::CharacterDevice,
-        EntryType::Block => FileType::BlockDevice,
+    let device = rustix::fs::makedev(entry.device.0, entry.device.1);
+    let kind = match entry.kind {
+        Kind::Char if device == 0 => return refused(path, "a device 0:0 would be a removal in disguise"),
+        Kind::Char => FileType::CharacterDevice,
+        Kind::Block => FileType::BlockDevice,
         _ => FileType::Fifo,
     };
-    let device = if kind == FileType::Fifo { 0 } else { device };
-    mknodat(parent, name, kind, looks.mode, device).doing(doing)?;
+    let mode = Mode::from_raw_mode(entry.mode);
+    mknodat(parent, name, kind, mode, device).doing(doing)?;
     // The umask had its say in mknod(2). A device cannot be opened without meaning it, so its mode is set through the handle
     // that only names it: no second look at the name, which might be a link by then.
     let there = openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).doing(doing)?;
     if FileType::from_raw_mode(fstat(&there).doing(doing)?.st_mode) != kind {
         return refused(path, "it was replaced while it was unpacked");
     }
-    chownat(&there, c"", Some(looks.uid), Some(looks.gid), AtFlags::EMPTY_PATH).doing(doing)?;
-    chmod(format!("/proc/self/fd/{}", there.as_raw_fd()), looks.mode).doing(doing)
+    chownat(&there, c"", Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)), AtFlags::EMPTY_PATH)
+        .doing(doing)?;
+    chmod(format!("/proc/self/fd/{}", there.as_raw_fd()), mode).doing(doing)
 }

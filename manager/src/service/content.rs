@@ -182,11 +182,11 @@ fn field(info: &pb::Info, path: &[String]) -> Option<String> {
 }
 
 impl Services {
-    fn tell_content(&self, namespace: &Namespace, digest: &Digest, size: i64) {
+    pub(super) fn tell_content(&self, namespace: &Namespace, digest: &Digest, size: i64) {
         self.tell(namespace, "/content/create", &ContentCreate { digest: digest.to_string(), size });
     }
 
-    fn hold_content(&self, namespace: &Namespace, lease: Option<&LeaseId>, digest: &Digest) -> Result<()> {
+    pub(super) fn hold_content(&self, namespace: &Namespace, lease: Option<&LeaseId>, digest: &Digest) -> Result<()> {
         self.hold(namespace, lease, "content", digest.as_str())
     }
 }

@@ -1,15 +1,21 @@
+//! Layers: unpacked into a snapshot, and made from what differs between two.
+
+use std::io::{BufWriter, Write as _};
 use std::path::PathBuf;
 
 use tare_proto::containerd::services::diff::v1 as pb;
 use tare_proto::containerd::types::{Descriptor, Mount};
 use tonic::{Request, Response, Status};
 
-use super::{Services, namespace, required};
-use crate::error::{Error, Result};
-use crate::layer::{self, Removals};
-use crate::names::Digest;
+use super::{Services, lease, namespace, required};
+use crate::error::{Doing as _, Error, Result};
+use crate::identity;
+use crate::layer::{self, Packing, Removals, Source};
+use crate::names::{Digest, Labels, LeaseId, Namespace, check_labels};
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+/// Says of a packed layer what it is unpacked.
+const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 
 #[tonic::async_trait]
 impl pb::diff_server::Diff for Services {
@@ -26,6 +32,11 @@ impl pb::diff_server::Diff for Services {
                 let blob = services.content.reader(&namespace, &digest)?;
                 let applied = layer::apply(blob, &target.folder, target.removals)?;
                 layer::inherit(&target.folder, &applied.implied, &target.lower)?;
+                if request.sync_fs {
+                    let doing = || format!("syncing {}", target.folder.display());
+                    let folder = std::fs::File::open(&target.folder).doing(doing)?;
+                    rustix::fs::syncfs(&folder).doing(doing)?;
+                }
                 Ok(applied)
             })
             .await?;
@@ -39,8 +50,104 @@ impl pb::diff_server::Diff for Services {
     }
 
     async fn diff(&self, request: Request<pb::DiffRequest>) -> std::result::Result<Response<pb::DiffResponse>, Status> {
-        namespace(&request)?;
-        Err(Error::Unimplemented("making a layer from a snapshot".into()).into())
+        let (namespace, lease) = (namespace(&request)?, lease(&request)?);
+        let comparison = Comparison::of(request.into_inner())?;
+        let services = self.clone();
+        let diff = self
+            .finish(async move {
+                let work = move || services.compare(&namespace, lease.as_ref(), comparison);
+                tokio::task::spawn_blocking(work).await.map_err(|error| Error::Internal(error.to_string()))?
+            })
+            .await?;
+        Ok(Response::new(pb::DiffResponse { diff: Some(diff) }))
+    }
+}
+
+/// A request to compare, read.
+struct Comparison {
+    left: Option<Source>,
+    right: Source,
+    media_type: String,
+    packing: Packing,
+    reference: String,
+    labels: Labels,
+    newest: Option<i64>,
+}
+
+impl Comparison {
+    fn of(request: pb::DiffRequest) -> Result<Comparison> {
+        check_labels(&request.labels)?;
+        let media_type = match request.media_type.as_str() {
+            "" => format!("{LAYER}+gzip"),
+            given => given.to_owned(),
+        };
+        Ok(Comparison {
+            left: if request.left.is_empty() { None } else { Some(Source::of(&request.left)?) },
+            right: Source::of(&request.right)?,
+            packing: packing(&media_type)?,
+            media_type,
+            reference: match request.r#ref.as_str() {
+                "" => format!("diff-{}", identity::random()?),
+                given => given.to_owned(),
+            },
+            labels: request.labels,
+            newest: request.source_date_epoch.map(|time| time.seconds),
+        })
+    }
+}
+
+fn packing(media_type: &str) -> Result<Packing> {
+    const TYPES: &[(&str, Packing)] = &[
+        ("application/vnd.oci.image.layer.v1.tar", Packing::Plain),
+        ("application/vnd.oci.image.layer.v1.tar+gzip", Packing::Gzip),
+        ("application/vnd.oci.image.layer.v1.tar+zstd", Packing::Zstd),
+        ("application/vnd.docker.image.rootfs.diff.tar", Packing::Plain),
+        ("application/vnd.docker.image.rootfs.diff.tar.gzip", Packing::Gzip),
+        ("application/vnd.docker.image.rootfs.diff.tar.zstd", Packing::Zstd),
+    ];
+    let known = TYPES.iter().find(|(name, _)| *name == media_type);
+    known
+        .map(|(_, packing)| *packing)
+        .ok_or_else(|| Error::Unimplemented(format!("unsupported diff media type: {media_type}")))
+}
+
+impl Services {
+    fn compare(&self, namespace: &Namespace, lease: Option<&LeaseId>, comparison: Comparison) -> Result<Descriptor> {
+        let Comparison { left, right, media_type, packing, reference, mut labels, newest } = comparison;
+        self.hold(namespace, lease, "ingests", &reference)?;
+        let mut writer = self.content.writer(namespace, &reference, 0, None)?;
+        writer.restart()?;
+        let mut out = BufWriter::with_capacity(256 << 10, &mut writer);
+        let made = layer::diff(left.as_ref(), &right, &self.root, packing, newest, &mut out)
+            .and_then(|made| out.flush().doing(|| format!("writing {reference}")).map(|()| made));
+        drop(out);
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => {
+                writer.discard()?;
+                return Err(error);
+            }
+        };
+        labels.entry(UNCOMPRESSED.into()).or_insert_with(|| made.diff_id.to_string());
+        let (digest, size) = (writer.digest(), writer.status().offset);
+        self.hold_content(namespace, lease, &digest)?;
+        match writer.commit(size, None, &labels) {
+            Ok(_) => self.tell_content(namespace, &digest, i64::try_from(size).unwrap_or(i64::MAX)),
+            Err(Error::AlreadyExists(_)) => {
+                // Made before, perhaps by somebody who did not know what it is unpacked.
+                self.content.update(namespace, &digest, |known| {
+                    known.extend(labels);
+                    Ok(())
+                })?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(Descriptor {
+            media_type,
+            digest: digest.to_string(),
+            size: i64::try_from(size).unwrap_or(i64::MAX),
+            ..Descriptor::default()
+        })
     }
 }
 
@@ -69,22 +176,20 @@ struct Target {
 
 impl Target {
     fn of(mounts: &[Mount]) -> Result<Target> {
-        let [mount] = mounts else {
-            return Err(Error::Unimplemented(format!("unpacking into {} mounts: one is possible", mounts.len())));
-        };
-        let option = |name: &str| mount.options.iter().find_map(|option| option.strip_prefix(name)?.strip_prefix('='));
-        match mount.r#type.as_str() {
-            "overlay" => {
-                let upper = option("upperdir")
-                    .ok_or_else(|| Error::InvalidArgument("unpacking into an overlay without upperdir".into()))?;
-                let lower = option("lowerdir").unwrap_or_default().split(':').map(PathBuf::from).collect();
-                Ok(Target { folder: upper.into(), lower, removals: Removals::Overlay })
+        match Source::of(mounts)? {
+            Source::Overlay { upper: Some(folder), lower, user } => {
+                let removals = if user { Removals::UserOverlay } else { Removals::Overlay };
+                Ok(Target { folder, lower, removals })
             }
-            "bind" if !mount.options.iter().any(|option| option == "ro") => {
-                Ok(Target { folder: mount.source.clone().into(), lower: Vec::new(), removals: Removals::Remove })
+            Source::Overlay { upper: None, .. } => {
+                Err(Error::InvalidArgument("unpacking into an overlay without upperdir".into()))
             }
-            "bind" => Err(Error::InvalidArgument(format!("unpacking into {}: it is read-only", mount.source))),
-            other => Err(Error::Unimplemented(format!("unpacking into a mount of type {other:?}"))),
+            Source::Folder { path, read_only: false } => {
+                Ok(Target { folder: path, lower: Vec::new(), removals: Removals::Remove })
+            }
+            Source::Folder { path, read_only: true } => {
+                Err(Error::InvalidArgument(format!("unpacking into {}: it is read-only", path.display())))
+            }
         }
     }
 }

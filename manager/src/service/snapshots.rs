@@ -41,12 +41,13 @@ impl pb::snapshots_server::Snapshots for Services {
 
     async fn commit(&self, request: Request<pb::CommitSnapshotRequest>) -> Result<Response<()>, Status> {
         let (namespace, lease) = (namespace(&request)?, lease(&request)?);
-        let pb::CommitSnapshotRequest { snapshotter, name, key, labels, .. } = request.into_inner();
+        let pb::CommitSnapshotRequest { snapshotter, name, key, labels, parent } = request.into_inner();
         let event = SnapshotCommit { key: key.clone(), name: name.clone(), snapshotter: snapshotter.clone() };
         let of = namespace.clone();
         self.blocking(move |services| {
             services.hold(&of, lease.as_ref(), &format!("snapshots/{snapshotter}"), &name)?;
-            services.snapshots.commit(&of, &snapshotter, &name, &key, &labels, None)
+            let parent = Some(parent.as_str()).filter(|parent| !parent.is_empty());
+            services.snapshots.commit(&of, &snapshotter, &name, &key, &labels, parent)
         })
         .await?;
         self.tell(&namespace, "/snapshot/commit", &event);
