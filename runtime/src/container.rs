@@ -8,7 +8,7 @@ use rustix::process::{PidfdGetfdFlags, pidfd_getfd, prlimit};
 
 use crate::bundle::Bundle;
 use crate::cgroup::{Cgroup, CgroupPath, Join, Settings};
-use crate::child::{self, Init, Report, Step};
+use crate::child::{self, Init, Report, Step, user_namespace};
 use crate::cli::{Error, Global};
 use crate::error::{Doing as _, Failed};
 use crate::handover::{send_fd, send_pidfd, write_pid_file};
@@ -124,7 +124,10 @@ impl Container {
         loop {
             match self.init.next()? {
                 Some(Report::Waits(Step::Gate, _)) => return Ok(()),
-                Some(Report::Waits(Step::Mappings, _)) => write_mappings(self.state.pid, bundle.linux())?,
+                Some(Report::Waits(Step::Mappings, _)) => {
+                    let linux = bundle.linux();
+                    user_namespace::write_mappings(self.init.pid, &linux.uid_mappings, &linux.gid_mappings)?;
+                }
                 Some(Report::Waits(Step::Hooks, _)) => {
                     hooks::run(When::Prestart, &self.state)?;
                     hooks::run(When::CreateRuntime, &self.state)?;
@@ -337,17 +340,6 @@ pub fn score(init: &Init, process: &spec::Process) -> Result<(), Failed> {
     if let Some(score) = process.oom_score_adj {
         let path = format!("/proc/{}/oom_score_adj", init.pid.as_raw_nonzero());
         std::fs::write(&path, score.to_string()).doing(|| format!("setting process.oomScoreAdj to {score}"))?;
-    }
-    Ok(())
-}
-
-/// Source: user_namespaces(7), "User and group ID mappings".
-fn write_mappings(pid: i32, linux: &spec::Linux) -> Result<(), Failed> {
-    for (file, field, mappings) in
-        [("uid_map", "linux.uidMappings", &linux.uid_mappings), ("gid_map", "linux.gidMappings", &linux.gid_mappings)]
-    {
-        let lines: String = mappings.iter().map(|m| format!("{} {} {}\n", m.container_id, m.host_id, m.size)).collect();
-        std::fs::write(format!("/proc/{pid}/{file}"), lines).doing(|| format!("writing {field}"))?;
     }
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! What went wrong in the child, as a sentence: the child sends a step, an index and an errno; the names are in the plan.
 
+use rustix::io::Errno;
+
 use crate::bundle::Bundle;
 use crate::child::{Step, Stuck};
 use crate::error::words;
 use crate::mount::root::Target;
-use crate::plan::{self, Plan};
+use crate::plan::{self, Mount, Plan, What};
 use crate::spec;
 
 /// What went wrong in the child, told with the names that only the plan has.
@@ -15,31 +17,34 @@ pub fn sentence(stuck: Stuck, plan: &Plan, bundle: &Bundle, program: &str) -> St
         |target: Option<&Target>| target.map_or("?".into(), |target| format!("/{}", target.path().to_string_lossy()));
     let files = plan.filesystem.as_ref();
     let what = match step {
+        Step::MountPoint => {
+            let mount = files.and_then(|files| files.mounts.get(index));
+            let place = path(mount.map(|mount| &mount.target));
+            let link = mount.is_some_and(|mount| mount.ordinary) && matches!(errno, Errno::LOOP | Errno::NOTDIR);
+            if link {
+                format!("error mounting {} at {place}: must be mounted on ordinary directory", file_system(mount))
+            } else {
+                format!("making the mount point {place}")
+            }
+        }
         Step::Mount => {
             let mount = files.and_then(|files| files.mounts.get(index));
             let place = path(mount.map(|mount| &mount.target));
-            match mount.map(|mount| (&mount.what, mount.ordinary)) {
-                Some((plan::What::FileSystem(made), true))
-                    if matches!(errno, rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) =>
-                {
-                    format!(
-                        "mounting {} at {place}: it must be mounted on an ordinary directory",
-                        made.kind.to_string_lossy()
-                    )
+            let source = bundle.spec.mounts.iter().rev().find(|m| crate::bundle::cleaned(&m.destination) == place);
+            match mount.map(|mount| &mount.what) {
+                Some(What::FileSystem(_) | What::Tmpfs(_)) => {
+                    format!("error mounting {} at {place}", file_system(mount))
                 }
-                Some((plan::What::FileSystem(made), _)) => {
-                    format!("mounting {} at {place}", made.kind.to_string_lossy())
+                Some(What::Tree(_) | What::Inside(_)) => {
+                    format!("error mounting {} at {place}", source.map_or("a source", |mount| &mount.source))
                 }
-                Some((plan::What::Tree(_), _)) => {
-                    let mounts = bundle.spec.mounts.iter();
-                    let source = mounts
-                        .filter(|m| crate::bundle::cleaned(&m.destination) == place)
-                        .map(|m| &m.source)
-                        .next_back();
-                    format!("mounting {} at {place}", source.map_or("a source", |source| source))
-                }
-                _ => format!("preparing {place}"),
+                Some(What::Remount(..)) => format!("error mounting (changing the mount) at {place}"),
+                _ => format!("making the link {place}"),
             }
+        }
+        Step::CopyUp => {
+            let mount = files.and_then(|files| files.mounts.get(index));
+            format!("copying what was at {} into its tmpfs (tmpcopyup)", path(mount.map(|mount| &mount.target)))
         }
         Step::Device => {
             format!("making the device {}", path(files.and_then(|f| f.nodes.get(index)).map(|n| &n.target)))
@@ -65,6 +70,15 @@ pub fn sentence(stuck: Stuck, plan: &Plan, bundle: &Bundle, program: &str) -> St
         _ => return last_steps_of(stuck, program, &plan.process.cwd.to_string_lossy()),
     };
     format!("{what}: {}", words(errno))
+}
+
+/// The type of what is mounted, as the specification has it.
+fn file_system(mount: Option<&Mount>) -> String {
+    match mount.map(|mount| &mount.what) {
+        Some(What::FileSystem(files)) => files.kind.to_string_lossy().into_owned(),
+        Some(What::Tmpfs(_)) => "tmpfs".into(),
+        _ => "?".into(),
+    }
 }
 
 /// The same for a process that joins, whose plan has no mounts.
@@ -113,6 +127,8 @@ pub fn last_steps_of(Stuck { step, index, errno }: Stuck, program: &str, cwd: &s
         Step::Gate => "waiting to be started".into(),
         Step::Descriptors => "closing file descriptors".into(),
         Step::Mount
+        | Step::MountPoint
+        | Step::CopyUp
         | Step::Device
         | Step::Link
         | Step::Masked
@@ -127,8 +143,7 @@ pub fn last_steps_of(Stuck { step, index, errno }: Stuck, program: &str, cwd: &s
 }
 
 /// The words by which docker, podman and the kubelet choose an exit code.
-fn no_program(program: &str, errno: rustix::io::Errno) -> String {
-    use rustix::io::Errno;
+fn no_program(program: &str, errno: Errno) -> String {
     match (errno, program.contains('/')) {
         (Errno::NOENT, false) => format!("exec: {program:?}: executable file not found in $PATH"),
         (Errno::NOENT, true) => format!("exec: {program:?}: stat {program}: no such file or directory"),

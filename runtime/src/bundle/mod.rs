@@ -65,10 +65,13 @@ impl Bundle {
             ErrorKind::NotFound => Error::Missing(dir.clone()),
             _ => unreadable(&config, error),
         })?;
-        let spec = read(&text).map_err(|why| Error::Unreadable { path: config, why })?;
+        let mut spec = read(&text).map_err(|why| Error::Unreadable { path: config, why })?;
         check(&spec)?;
         let rootfs = dir.join(spec.root.as_ref().map_or("", |root| &root.path));
         let rootfs = std::fs::canonicalize(&rootfs).map_err(|error| unreadable(&rootfs, error))?;
+        for mount in &mut spec.mounts {
+            mounts::strip_root(mount, &rootfs);
+        }
         Ok(Bundle { dir, spec, rootfs })
     }
 
@@ -123,7 +126,7 @@ pub fn check(spec: &Spec) -> Result<(), Error> {
     }
     check_process(process)?;
     namespaces::check(spec, linux)?;
-    mounts::check(&spec.mounts)?;
+    mounts::check(&spec.mounts, linux)?;
     linux::check(linux)?;
     sysctl::check(linux)?;
     if let Some(hooks) = &spec.hooks {

@@ -6,11 +6,12 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, chownat, fstat, mknodat, opena
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 
+use super::copy_up;
 use super::report::{Step, Stuck, at, nth};
 use crate::mount::options::{Attributes, Depth, RDONLY};
 use crate::mount::root::{self, Missing};
 use crate::mount::tree;
-use crate::plan::{Filesystem, Mount, Node, What};
+use crate::plan::{Filesystem, Inside, Mount, Node, Tmpfs, What};
 
 /// Cuts or loosens the ties between the host's mounts and ours, then attaches the root.
 pub fn attach_root(files: &Filesystem) -> Result<(), Stuck> {
@@ -27,41 +28,89 @@ pub fn attach_root(files: &Filesystem) -> Result<(), Stuck> {
 /// All mounts, in the order of the specification.
 pub fn mount_all(files: &Filesystem) -> Result<(), Stuck> {
     for (index, mount) in (0u16..).zip(&files.mounts) {
-        nth(Step::Mount, index, make(mount, files.root.as_fd()))?;
+        make(mount, index, files.root.as_fd())?;
     }
     Ok(())
 }
 
-fn make(mount: &Mount, root: BorrowedFd<'_>) -> Result<(), Errno> {
-    if let What::Link(to) = &mount.what {
-        let folder = mount.target.parent(root)?;
-        return symlinkat(to.as_c_str(), &folder, mount.target.name());
-    }
-    let place = if mount.ordinary { ordinary_folder(mount, root)? } else { mount.target.reach(root, mount.missing)? };
-    let made;
-    let tree = match &mount.what {
-        What::Tree(tree) => tree,
-        What::FileSystem(filesystem) => {
-            made = filesystem.make()?;
-            &made
+fn make(mount: &Mount, index: u16, root: BorrowedFd<'_>) -> Result<(), Stuck> {
+    let target = &mount.target;
+    let reached = |missing| nth(Step::MountPoint, index, target.reach(root, missing));
+    let (place, tree) = match &mount.what {
+        What::Link(to) => {
+            let folder = nth(Step::MountPoint, index, target.parent(root))?;
+            return nth(Step::Mount, index, symlinkat(to.as_c_str(), &folder, target.name()));
         }
-        What::Attributes(attributes) => return tree::apply(place.as_fd(), *attributes, Depth::Alone),
-        What::Link(_) => return Err(Errno::INVAL),
+        What::Remount(data, attributes) => {
+            let (place, _) = reached(Missing::Refused)?;
+            return nth(Step::Mount, index, tree::remount(place.as_fd(), data, *attributes));
+        }
+        What::Tree(tree) => {
+            let (place, _) = reached(mount.missing)?;
+            nth(Step::Mount, index, tree::attach(tree.as_fd(), place.as_fd()))?;
+            return nth(Step::Mount, index, propagate(mount, tree.as_fd()));
+        }
+        What::Inside(inside) => {
+            let (tree, missing) = nth(Step::Mount, index, clone_inside(inside, root))?;
+            (reached(missing)?.0, tree)
+        }
+        // A container that can make /proc a link elsewhere could feign what we write there.
+        What::FileSystem(files) if mount.ordinary => {
+            let place = nth(Step::MountPoint, index, target.reach_ordinary(root))?;
+            (place, nth(Step::Mount, index, files.make(None))?)
+        }
+        What::FileSystem(files) => (reached(mount.missing)?.0, nth(Step::Mount, index, files.make(None))?),
+        What::Tmpfs(tmpfs) => {
+            let (place, made) = reached(mount.missing)?;
+            let tree = nth(Step::Mount, index, make_tmpfs(tmpfs, place.as_fd(), made))?;
+            if tmpfs.copy_up && !made {
+                nth(Step::CopyUp, index, copy_up::copy(place.as_fd(), tree.as_fd()))?;
+            }
+            (place, tree)
+        }
     };
-    tree::attach(tree.as_fd(), place.as_fd())?;
-    for (kind, depth) in &mount.propagation {
-        tree::propagate(tree.as_fd(), *kind, *depth)?;
+    nth(Step::Mount, index, tree::attach(tree.as_fd(), place.as_fd()))?;
+    nth(Step::Mount, index, propagate(mount, tree.as_fd()))?;
+    if let What::Tmpfs(Tmpfs { later: Some(later), .. }) = &mount.what {
+        let _ = later.set(tree); // each mount is made once
     }
     Ok(())
 }
 
-/// A folder reached without any link: a container that can make /proc a link elsewhere could feign what we write there.
-fn ordinary_folder(mount: &Mount, root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    let reached = mount.target.reach(root, mount.missing)?;
-    let resolve = rustix::fs::ResolveFlags::IN_ROOT | rustix::fs::ResolveFlags::NO_SYMLINKS;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    drop(reached);
-    rustix::fs::openat2(root, mount.target.path(), flags, Mode::empty(), resolve)
+fn propagate(mount: &Mount, tree: BorrowedFd<'_>) -> Result<(), Errno> {
+    mount.propagation.iter().try_for_each(|(kind, depth)| tree::propagate(tree, *kind, *depth))
+}
+
+/// A bind mount of what lies in the root, and what it needs to lie on.
+fn clone_inside(inside: &Inside, root: BorrowedFd<'_>) -> Result<(OwnedFd, Missing), Errno> {
+    let source = root::open(root, &inside.source, OFlags::PATH)?;
+    let kind = FileType::from_raw_mode(fstat(&source)?.st_mode);
+    let tree = tree::clone(source.as_fd(), c"", inside.depth)?;
+    let attributes = inside.options.for_bind(tree::attributes(source.as_fd())?, inside.user_namespace)?;
+    tree::apply(tree.as_fd(), attributes, Depth::Alone)?;
+    tree::apply(tree.as_fd(), inside.options.below, Depth::WithAllBelow)?;
+    if let Some((namespace, depth)) = &inside.id_map {
+        tree::map_ids(tree.as_fd(), namespace.as_fd(), *depth)?;
+    }
+    Ok((tree, if kind == FileType::Directory { Missing::Folder } else { Missing::File }))
+}
+
+fn make_tmpfs(tmpfs: &Tmpfs, place: BorrowedFd<'_>, made: bool) -> Result<OwnedFd, Errno> {
+    let mode = if tmpfs.mode_of_target && !made { Some(fstat(place)?.st_mode & 0o7777) } else { None };
+    tmpfs.files.make(mode)
+}
+
+/// What could not be read-only while it was filled.
+pub fn finish_mounts(files: &Filesystem) -> Result<(), Stuck> {
+    for (index, mount) in (0u16..).zip(&files.mounts) {
+        if let What::Tmpfs(Tmpfs { later: Some(later), .. }) = &mount.what
+            && let Some(tree) = later.get()
+        {
+            let read_only = Attributes { set: RDONLY, clear: 0 };
+            nth(Step::Mount, index, tree::apply(tree.as_fd(), read_only, Depth::Alone))?;
+        }
+    }
+    Ok(())
 }
 
 /// Device nodes and the links beside them.
@@ -85,7 +134,7 @@ pub fn make_devices(files: &Filesystem) -> Result<(), Stuck> {
 
 fn make_node(node: &Node, root: BorrowedFd<'_>) -> Result<(), Errno> {
     if let Some(bound) = &node.bound {
-        let place = node.target.reach(root, Missing::File)?;
+        let (place, _) = node.target.reach(root, Missing::File)?;
         return tree::attach(bound.as_fd(), place.as_fd());
     }
     let folder = node.target.parent(root)?;
@@ -126,7 +175,7 @@ pub fn protect(files: &Filesystem) -> Result<(), Stuck> {
 }
 
 fn make_readonly(target: &root::Target, root: BorrowedFd<'_>) -> Result<(), Errno> {
-    let place = match target.reach(root, Missing::Refused) {
+    let (place, _) = match target.reach(root, Missing::Refused) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         place => place?,
     };
@@ -151,7 +200,7 @@ fn mask(
     null: BorrowedFd<'_>,
     empty: &mut Option<OwnedFd>,
 ) -> Result<(), Errno> {
-    let place = match target.reach(root, Missing::Refused) {
+    let (place, _) = match target.reach(root, Missing::Refused) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         place => place?,
     };

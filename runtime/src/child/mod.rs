@@ -5,14 +5,17 @@
 //! which has the plan, makes the sentence. End of file means that the program runs (or that the child was killed).
 
 mod become_program;
+mod copy_up;
 mod enter;
 mod filesystem;
 mod report;
 mod terminal;
+pub mod user_namespace;
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Pid;
 
@@ -41,14 +44,15 @@ impl Init {
         report::receive(self.socket.as_fd()).doing(|| "waiting for the container's first process".into())
     }
 
-    /// Lets the child go on from where it waits.
+    /// Lets the child go on from where it waits, or will wait.
     ///
     /// # Errors
-    /// It is gone.
+    /// The socket broke.
     pub fn go_on(&self) -> Result<(), Failed> {
-        rustix::net::send(&self.socket, &[0], rustix::net::SendFlags::NOSIGNAL)
-            .map(|_| ())
-            .doing(|| "letting the container's first process go on".into())
+        match rustix::net::send(&self.socket, &[0], rustix::net::SendFlags::NOSIGNAL) {
+            Ok(_) | Err(Errno::PIPE) => Ok(()), // one that got stuck before it waited has left word: see `next`
+            Err(errno) => Err(errno).doing(|| "letting the container's first process go on".into()),
+        }
     }
 
     /// From here on the child is nobody's to undo.
@@ -135,6 +139,7 @@ fn walk(plan: &Plan, gate: &Gate, socket: BorrowedFd<'_>) -> Result<Infallible, 
         if plan.hooks_wait {
             at(Step::Hooks, report::say_and_wait(socket, Step::Hooks))?; // before pivot_root: runtime-spec, "CreateRuntime Hooks"
         }
+        filesystem::finish_mounts(files)?;
         filesystem::protect(files)?; // after the hooks, which may still add mounts
         filesystem::change_root(files)?;
     } else {

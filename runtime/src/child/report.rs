@@ -51,6 +51,8 @@ pub enum Step {
     Descriptors,
     Exec,
     Limits,
+    MountPoint,
+    CopyUp,
 }
 
 /// Every step, so that a number can be turned back.
@@ -97,6 +99,8 @@ const STEPS: &[Step] = &[
     Step::Descriptors,
     Step::Exec,
     Step::Limits,
+    Step::MountPoint,
+    Step::CopyUp,
 ];
 
 /// Where a child got stuck: which step, which of several of its kind, and the kernel's answer.

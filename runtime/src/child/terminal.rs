@@ -53,7 +53,7 @@ fn open_pair(asked: &Terminal, root: Option<BorrowedFd<'_>>, uid: u32) -> Result
 }
 
 fn bind_console(user: BorrowedFd<'_>, target: &Target, root: BorrowedFd<'_>) -> Result<(), Errno> {
-    let place = target.reach(root, Missing::File)?;
+    let (place, _) = target.reach(root, Missing::File)?;
     let copy = tree::clone(user, c"", Depth::Alone)?;
     tree::attach(copy.as_fd(), place.as_fd())
 }

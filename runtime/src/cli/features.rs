@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::flags::{Order, parse};
 use super::{Error, Global, Name};
-use crate::mount::options::{Effect, WORDS};
+use crate::mount::options::WORDS;
 use crate::{capability, plan, seccomp};
 
 /// The newest specification that is known.
@@ -14,8 +14,7 @@ const SPEC: &str = "1.3.0";
 
 pub fn main(_: &Global, words: &[String]) -> Result<i32, Error> {
     parse(words, &[], Order::Anywhere)?;
-    let options: Vec<&str> =
-        WORDS.iter().filter(|(_, effect)| *effect != Effect::Unsupported).map(|(word, _)| *word).collect();
+    let options: Vec<&str> = WORDS.iter().map(|(word, _)| *word).collect();
     let features = json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": SPEC,
@@ -36,7 +35,7 @@ pub fn main(_: &Global, words: &[String]) -> Result<i32, Error> {
             "apparmor": {"enabled": false},
             "selinux": {"enabled": false},
             "intelRdt": {"enabled": false},
-            "mountExtensions": {"idmap": {"enabled": false}},
+            "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": false},
         },
         "annotations": {"dev.tare.version": env!("CARGO_PKG_VERSION")},

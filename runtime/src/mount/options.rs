@@ -2,7 +2,9 @@
 //!
 //! Source: runtime-spec config.md, "Linux mount options"; mount_setattr(2); fsconfig(2).
 
-use Effect::{Bind, BindAll, Clear, ClearBelow, Ignored, Propagation, Set, SetBelow, Super, Unsupported};
+use rustix::io::Errno;
+
+use Effect::{Bind, BindAll, Clear, ClearBelow, CopyUp, IdMap, Ignored, Propagation, Remount, Set, SetBelow, Super};
 
 pub const RDONLY: u64 = 0x1;
 pub const NOSUID: u64 = 0x2;
@@ -11,10 +13,12 @@ pub const NOEXEC: u64 = 0x8;
 /// The three ways to keep access times are one field; to change it, all of it is cleared.
 pub const ATIME: u64 = 0x70;
 const RELATIME: u64 = 0x00;
-const NOATIME: u64 = 0x10;
-const STRICTATIME: u64 = 0x20;
-const NODIRATIME: u64 = 0x80;
-const NOSYMFOLLOW: u64 = 0x20_0000;
+pub const NOATIME: u64 = 0x10;
+pub const STRICTATIME: u64 = 0x20;
+pub const NODIRATIME: u64 = 0x80;
+pub const NOSYMFOLLOW: u64 = 0x20_0000;
+/// What a mount that comes from a more privileged user namespace may not lose: mount_namespaces(7), point 4.
+pub const LOCKABLE: u64 = RDONLY | NOSUID | NODEV | NOEXEC;
 
 pub const SHARED: u64 = 1 << 20;
 pub const PRIVATE: u64 = 1 << 18;
@@ -38,8 +42,12 @@ pub enum Effect {
     BindAll,
     /// A default, or of no effect on Linux any more.
     Ignored,
-    /// Known, and not supported yet: refused by name.
-    Unsupported,
+    /// A change of what is mounted there already.
+    Remount,
+    /// A tmpfs begins with what lies below it.
+    CopyUp,
+    /// Files show mapped owners; with true, in the whole tree.
+    IdMap(bool),
 }
 
 /// Every word that is not for the file system.
@@ -52,7 +60,7 @@ pub const WORDS: &[(&str, Effect)] = &[
     ("diratime", Clear(NODIRATIME)),
     ("dirsync", Super),
     ("exec", Clear(NOEXEC)),
-    ("idmap", Unsupported),
+    ("idmap", IdMap(false)),
     ("iversion", Super),
     ("lazytime", Super),
     ("loud", Ignored),
@@ -74,9 +82,9 @@ pub const WORDS: &[(&str, Effect)] = &[
     ("rdev", ClearBelow(NODEV)),
     ("rdiratime", ClearBelow(NODIRATIME)),
     ("relatime", Set(RELATIME)),
-    ("remount", Unsupported),
+    ("remount", Remount),
     ("rexec", ClearBelow(NOEXEC)),
-    ("ridmap", Unsupported),
+    ("ridmap", IdMap(true)),
     ("rnoatime", SetBelow(NOATIME)),
     ("rnodev", SetBelow(NODEV)),
     ("rnodiratime", SetBelow(NODIRATIME)),
@@ -104,7 +112,7 @@ pub const WORDS: &[(&str, Effect)] = &[
     ("suid", Clear(NOSUID)),
     ("symfollow", Clear(NOSYMFOLLOW)),
     ("sync", Super),
-    ("tmpcopyup", Unsupported),
+    ("tmpcopyup", CopyUp),
     ("unbindable", Propagation(UNBINDABLE, false)),
 ];
 
@@ -114,6 +122,11 @@ pub struct Options {
     pub bind: Option<Depth>,
     pub here: Attributes,
     pub below: Attributes,
+    /// Whether any word was about attributes of the mount itself: then a bind mount does not keep its source's.
+    pub any_here: bool,
+    pub remount: bool,
+    pub copy_up: bool,
+    pub id_map: Option<Depth>,
     /// In the order given: each is a change of its own.
     pub propagation: Vec<(u64, Depth)>,
     /// What the file system gets: flags and `key=value`, in order.
@@ -135,25 +148,32 @@ pub struct Attributes {
 
 impl Attributes {
     fn set(&mut self, attribute: u64) {
-        if attribute & !ATIME == 0 {
-            self.set = self.set & !ATIME | attribute;
-            self.clear |= ATIME;
-        } else {
-            self.set |= attribute;
-            self.clear &= !attribute;
+        match attribute {
+            NODIRATIME => self.set |= NODIRATIME,
+            _ if attribute & !ATIME == 0 => self.set = self.set & !ATIME | attribute,
+            _ => {
+                self.set |= attribute;
+                self.clear &= !attribute;
+                return;
+            }
+        }
+        self.clear |= ATIME | NODIRATIME; // one field for the kernel's caller: all of it is said anew
+    }
+
+    /// Access times that are not to be kept in some way are kept as they were, as by mount(8).
+    fn clear(&mut self, attribute: u64) {
+        self.set &= !attribute;
+        if attribute & !(ATIME | NODIRATIME) != 0 {
+            self.clear |= attribute;
+        } else if self.set & (ATIME | NODIRATIME) == 0 {
+            self.clear &= !(ATIME | NODIRATIME);
         }
     }
 
-    fn clear(&mut self, attribute: u64) {
-        if attribute & !ATIME == 0 {
-            if self.set & ATIME == attribute {
-                self.set &= !ATIME; // back to the kernel's default, relatime
-            }
-            self.clear |= ATIME;
-        } else {
-            self.set &= !attribute;
-            self.clear |= attribute;
-        }
+    /// In a whole tree, taking one of them back means the kernel's default.
+    fn clear_below(&mut self, attribute: u64) {
+        self.set &= !attribute;
+        self.clear |= if attribute & !ATIME == 0 { ATIME } else { attribute };
     }
 
     pub fn is_empty(self) -> bool {
@@ -164,9 +184,7 @@ impl Attributes {
 impl Options {
     /// Reads the words of one mount.
     ///
-    /// # Errors
-    /// The word that is known and not supported.
-    pub fn read(words: &[String]) -> Result<Options, &str> {
+    pub fn read(words: &[String]) -> Options {
         let mut options = Options::default();
         for word in words {
             let Ok(index) = WORDS.binary_search_by_key(&word.as_str(), |(known, _)| known) else {
@@ -175,23 +193,53 @@ impl Options {
                 options.data.push((key.to_owned(), value.map(str::to_owned)));
                 continue;
             };
-            match WORDS[index].1 {
+            let effect = WORDS[index].1;
+            options.any_here |= matches!(effect, Set(_) | Clear(_));
+            match effect {
                 Set(attribute) => options.here.set(attribute),
                 Clear(attribute) => options.here.clear(attribute),
                 SetBelow(attribute) => options.below.set(attribute),
-                ClearBelow(attribute) => options.below.clear(attribute),
-                Propagation(kind, all) => {
-                    options.propagation.push((kind, if all { Depth::WithAllBelow } else { Depth::Alone }));
-                }
+                ClearBelow(attribute) => options.below.clear_below(attribute),
+                Propagation(kind, all) => options.propagation.push((kind, depth(all))),
                 Super => options.data.push((word.clone(), None)),
                 Bind => options.bind = options.bind.or(Some(Depth::Alone)),
                 BindAll => options.bind = Some(Depth::WithAllBelow),
+                Remount => options.remount = true,
+                CopyUp => options.copy_up = true,
+                IdMap(all) => options.id_map = Some(depth(all)),
                 Ignored => {}
-                Unsupported => return Err(word),
             }
         }
-        Ok(options)
+        options
     }
+
+    /// What a bind mount of a source with the attributes `there` gets. Words about attributes stand for all of them, as
+    /// in a remount by mount(2): what is not asked for is taken off. In a user namespace that is not possible for those
+    /// that the source's owner may rely on, so they stay; asking for the contrary is refused.
+    ///
+    /// # Errors
+    /// `EPERM`, as the kernel would say of a locked attribute.
+    pub fn for_bind(&self, there: u64, user_namespace: bool) -> Result<Attributes, Errno> {
+        if !self.any_here {
+            return Ok(Attributes::default());
+        }
+        let mut attributes = self.here;
+        let all = LOCKABLE | NOSYMFOLLOW;
+        let lost = if user_namespace { NOSYMFOLLOW } else { all };
+        attributes.clear |= lost & !self.here.set;
+        if user_namespace {
+            let times = ATIME | NODIRATIME;
+            let other_times = attributes.clear & times != 0 && attributes.set & times != there & times;
+            if attributes.clear & !attributes.set & there & LOCKABLE != 0 || other_times {
+                return Err(Errno::PERM);
+            }
+        }
+        Ok(attributes)
+    }
+}
+
+fn depth(all: bool) -> Depth {
+    if all { Depth::WithAllBelow } else { Depth::Alone }
 }
 
 #[cfg(test)]
@@ -200,7 +248,7 @@ mod tests {
 
     fn read(words: &str) -> Options {
         let words: Vec<String> = words.split(',').map(str::to_owned).collect();
-        Options::read(&words).unwrap()
+        Options::read(&words)
     }
 
     #[test]
@@ -212,13 +260,17 @@ mod tests {
     fn the_last_word_on_an_attribute_counts() {
         assert_eq!(read("ro,rw").here, Attributes { set: 0, clear: RDONLY });
         assert_eq!(read("rw,ro").here, Attributes { set: RDONLY, clear: 0 });
-        assert_eq!(read("noatime,strictatime").here, Attributes { set: STRICTATIME, clear: ATIME });
+        assert_eq!(read("noatime,strictatime").here, Attributes { set: STRICTATIME, clear: ATIME | NODIRATIME });
     }
 
     #[test]
     fn a_change_of_access_times_clears_the_whole_field() {
-        assert_eq!(read("noatime").here, Attributes { set: NOATIME, clear: ATIME });
-        assert_eq!(read("atime").here, Attributes { set: 0, clear: ATIME });
+        let clear = ATIME | NODIRATIME;
+        assert_eq!(read("noatime").here, Attributes { set: NOATIME, clear });
+        assert_eq!(read("noatime,nodiratime").here, Attributes { set: NOATIME | NODIRATIME, clear });
+        assert_eq!(read("relatime").here, Attributes { set: 0, clear });
+        assert_eq!(read("atime").here, Attributes::default(), "without another way to keep them");
+        assert_eq!(read("ratime").below, Attributes { set: 0, clear: ATIME });
     }
 
     #[test]
@@ -231,7 +283,24 @@ mod tests {
     }
 
     #[test]
-    fn an_option_that_is_not_supported_is_refused_by_name() {
-        assert_eq!(Options::read(&["tmpcopyup".into()]), Err("tmpcopyup"));
+    fn words_on_a_bind_mount_stand_for_all_its_attributes() {
+        let clear = LOCKABLE | NOSYMFOLLOW;
+        assert_eq!(read("bind").for_bind(RDONLY, false), Ok(Attributes::default()));
+        assert_eq!(read("bind,dev").for_bind(RDONLY, false), Ok(Attributes { set: 0, clear }));
+        let noexec = Attributes { set: NOEXEC, clear: clear & !NOEXEC };
+        assert_eq!(read("bind,noexec").for_bind(RDONLY, false), Ok(noexec));
+    }
+
+    #[test]
+    fn a_user_namespace_cannot_take_attributes_off() {
+        assert_eq!(
+            read("bind,noexec").for_bind(RDONLY, true),
+            Ok(Attributes { set: NOEXEC, clear: NOSYMFOLLOW }),
+            "what was not named stays"
+        );
+        assert_eq!(read("bind,rw").for_bind(RDONLY, true), Err(Errno::PERM));
+        assert!(read("bind,rw").for_bind(NOSUID, true).is_ok(), "there is nothing to take off");
+        assert_eq!(read("bind,relatime").for_bind(NOATIME, true), Err(Errno::PERM));
+        assert!(read("bind,atime").for_bind(NOATIME, true).is_ok(), "access times stay as they are");
     }
 }

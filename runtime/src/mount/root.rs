@@ -3,20 +3,22 @@
 //!
 //! Everything here may be called between clone and exec.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, mknodat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
-/// A path from the specification, taken apart by the parent so that the child can make what is missing without
-/// allocating. Having one proves that it has no `..`, no empty part and no zero byte; where it leads is decided each time.
+use super::make;
+
+/// A path from the specification, taken apart by the parent. Having one proves that it has no `..`, no empty part and no
+/// zero byte; where it leads is decided each time.
 #[derive(Debug)]
 pub struct Target {
-    /// `a`, `a/b`, `a/b/c`; none for the root itself.
-    prefixes: Vec<std::ffi::CString>,
-    /// The last part of each prefix.
-    names: Vec<std::ffi::CString>,
+    path: CString,
+    /// All but the last part.
+    parent: CString,
+    name: CString,
 }
 
 /// What is made where a target is missing.
@@ -41,20 +43,18 @@ impl Target {
                 part => parts.push(part),
             }
         }
-        let string = |text: String| std::ffi::CString::new(text).map_err(|_| Errno::INVAL);
-        Ok(Target {
-            prefixes: (1..=parts.len()).map(|end| string(parts[..end].join("/"))).collect::<Result<_, _>>()?,
-            names: parts.iter().map(|part| string((*part).to_owned())).collect::<Result<_, _>>()?,
-        })
+        let string = |text: &str| CString::new(if text.is_empty() { "." } else { text }).map_err(|_| Errno::INVAL);
+        let (name, above) = parts.split_last().map_or(("", &[][..]), |(name, above)| (*name, above));
+        Ok(Target { path: string(&parts.join("/"))?, parent: string(&above.join("/"))?, name: string(name)? })
     }
 
     /// The whole path, relative to the root.
     pub fn path(&self) -> &CStr {
-        self.prefixes.last().map_or(c".", |path| path)
+        &self.path
     }
 
     pub fn name(&self) -> &CStr {
-        self.names.last().map_or(c".", |name| name)
+        &self.name
     }
 
     /// The folder that holds it, made if it is not there.
@@ -62,48 +62,38 @@ impl Target {
     /// # Errors
     /// As [`open`]; also those of mkdir(2).
     pub fn parent(&self, root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-        let above = self.prefixes.len().saturating_sub(1);
-        self.folder(root, above)
-    }
-
-    /// A handle to it; what is missing on the way is made.
-    ///
-    /// # Errors
-    /// As [`open`]; also those of mkdir(2) and mknod(2).
-    pub fn reach(&self, root: BorrowedFd<'_>, missing: Missing) -> Result<OwnedFd, Errno> {
-        match open(root, self.path(), OFlags::PATH) {
-            Err(Errno::NOENT) if missing == Missing::Folder => self.folder(root, self.prefixes.len()),
-            Err(Errno::NOENT) if missing == Missing::File => {
-                let parent = self.parent(root)?;
-                mknodat(&parent, self.name(), rustix::fs::FileType::RegularFile, Mode::from_raw_mode(0o755), 0)?;
-                open(root, self.path(), OFlags::PATH)
-            }
+        match open(root, &self.parent, OFlags::PATH | OFlags::DIRECTORY) {
+            Err(Errno::NOENT) => make::path(root, &self.parent, Missing::Folder),
             answer => answer,
         }
     }
 
-    /// The folder that the first `depth` parts lead to, made if it is not there.
-    fn folder(&self, root: BorrowedFd<'_>, depth: usize) -> Result<OwnedFd, Errno> {
-        let folder = OFlags::PATH | OFlags::DIRECTORY;
-        let path = if depth == 0 { c"." } else { &self.prefixes[depth - 1] };
-        match open(root, path, folder) {
-            Err(Errno::NOENT) => {}
-            answer => return answer,
+    /// A handle to it, and whether it had to be made; what is missing on the way is made too.
+    ///
+    /// # Errors
+    /// As [`open`]; also those of mkdir(2) and mknod(2).
+    pub fn reach(&self, root: BorrowedFd<'_>, missing: Missing) -> Result<(OwnedFd, bool), Errno> {
+        match open(root, &self.path, OFlags::PATH) {
+            Err(Errno::NOENT) if missing != Missing::Refused => Ok((make::path(root, &self.path, missing)?, true)),
+            answer => Ok((answer?, false)),
         }
-        let mut parent = open(root, c".", folder)?;
-        for (prefix, name) in self.prefixes.iter().zip(&self.names).take(depth) {
-            parent = match open(root, prefix, folder) {
-                Err(Errno::NOENT) => {
-                    match mkdirat(&parent, name.as_c_str(), Mode::from_raw_mode(0o755)) {
-                        Ok(()) | Err(Errno::EXIST) => {} // a link to nowhere exists too; opening it then says so
-                        Err(errno) => return Err(errno),
-                    }
-                    open(root, prefix, folder)?
-                }
-                answer => answer?,
-            };
+    }
+
+    /// A handle to a folder on whose way there is no link, made if it is not there.
+    ///
+    /// # Errors
+    /// `ELOOP` a link.
+    pub fn reach_ordinary(&self, root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let ordinary = || openat2(root, &self.path, flags, Mode::empty(), resolve);
+        match ordinary() {
+            Err(Errno::NOENT) => {
+                make::path(root, &self.path, Missing::Folder)?;
+                ordinary()
+            }
+            answer => answer,
         }
-        Ok(parent)
     }
 }
 
@@ -140,7 +130,7 @@ mod tests {
 
     fn resolve(root: &std::path::Path, path: &str) -> Result<String, Errno> {
         let root_fd = open_host_folder(&std::ffi::CString::new(root.to_str().unwrap()).unwrap()).unwrap();
-        let fd = Target::new(path)?.reach(root_fd.as_fd(), Missing::Refused)?;
+        let (fd, _) = Target::new(path)?.reach(root_fd.as_fd(), Missing::Refused)?;
         let link = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd))).unwrap();
         Ok(link.strip_prefix(root).unwrap().to_str().unwrap().to_owned())
     }
@@ -164,19 +154,5 @@ mod tests {
         ] {
             assert_eq!(resolve(dir.path(), path), expect.map(str::to_owned), "{path}");
         }
-    }
-
-    #[test]
-    fn what_is_missing_is_made_inside_the_root_only() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("root");
-        std::fs::create_dir_all(&root).unwrap();
-        symlink("../../outside", root.join("escape")).unwrap();
-        let root_fd = open_host_folder(&std::ffi::CString::new(root.to_str().unwrap()).unwrap()).unwrap();
-        Target::new("a/b/c").unwrap().reach(root_fd.as_fd(), Missing::Folder).unwrap();
-        Target::new("a/b/file").unwrap().reach(root_fd.as_fd(), Missing::File).unwrap();
-        assert!(root.join("a/b/c").is_dir() && root.join("a/b/file").is_file());
-        assert!(Target::new("escape/x").unwrap().reach(root_fd.as_fd(), Missing::Folder).is_err());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was made beside the root");
     }
 }

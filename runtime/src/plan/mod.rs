@@ -3,20 +3,25 @@
 //! The parent builds a plan from a checked bundle; [`crate::child`] walks it. Everything that can fail to parse, allocate
 //! or be refused happens here, before the clone, and is told with its name.
 
+mod cgroup_mount;
+mod devices;
 mod filesystem;
+mod mounts;
 mod namespaces;
 mod process;
 
+use std::cell::OnceCell;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-use crate::mount::options::{Attributes, Depth};
+use crate::mount::options::{Attributes, Depth, Options};
 use crate::mount::root::{Missing, Target};
 use crate::mount::tree::FileSystem;
 use crate::seccomp;
 use crate::sys::CStrArray;
 
-pub use filesystem::{CgroupView, filesystem};
+pub use cgroup_mount::CgroupView;
+pub use filesystem::filesystem;
 pub use namespaces::{namespace_flag, namespace_kinds, namespaces};
 pub use process::{Preserved, bounds, process, rlimit};
 
@@ -99,12 +104,38 @@ pub struct Mount {
 pub enum What {
     /// A bind mount, cloned and adjusted by the parent.
     Tree(OwnedFd),
+    /// A bind mount whose source lies in the container's root, where mounts before it may have put it.
+    Inside(Inside),
     /// Made by the child, whose namespaces it shows.
     FileSystem(FileSystem),
-    /// The mount that is there already gets attributes.
-    Attributes(Attributes),
+    Tmpfs(Tmpfs),
+    /// A change of what is mounted there already.
+    Remount(Vec<(CString, Option<CString>)>, Attributes),
     /// Not a mount: a symbolic link to this.
     Link(CString),
+}
+
+#[derive(Debug)]
+pub struct Inside {
+    /// Relative to the root.
+    pub source: CString,
+    pub depth: Depth,
+    pub options: Options,
+    pub user_namespace: bool,
+    pub id_map: Option<(OwnedFd, Depth)>,
+}
+
+/// A tmpfs may have to be filled before it becomes what it was asked to be.
+#[derive(Debug)]
+pub struct Tmpfs {
+    /// Never read-only: others are mounted in it, and devices made.
+    pub files: FileSystem,
+    /// Whether its root has the permissions of the folder that it covers.
+    pub mode_of_target: bool,
+    /// Whether it begins with what lies in that folder.
+    pub copy_up: bool,
+    /// Set by the child where it becomes read-only once all mounts and devices are there.
+    pub later: Option<OnceCell<OwnedFd>>,
 }
 
 /// A device, made by mknod or, where that is not allowed, by binding the host's.

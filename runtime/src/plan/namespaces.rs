@@ -57,7 +57,8 @@ pub fn namespaces(bundle: &Bundle) -> Result<Namespaces, Error> {
     Ok(namespaces)
 }
 
-fn open(path: &str, flag: u64, kind: &str) -> Result<OwnedFd, Error> {
+/// A namespace to join, which is of the kind that it is given for.
+pub fn open(path: &str, flag: u64, kind: &str) -> Result<OwnedFd, Error> {
     let namespace = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .doing(|| format!("opening the {kind} namespace {path}"))?;
     if sys::namespace_type(namespace.as_fd()).ok() != Some(flag) {

@@ -61,6 +61,31 @@ impl Bundle {
         self.set("/process/args", json!(["sh", "-c", text]))
     }
 
+    /// In a user namespace whose ids are the host's from 100000 on, with a root file system that belongs to it.
+    pub fn in_user_namespace(mut self) -> Bundle {
+        let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]);
+        self.config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+        for folder in ["dev", "proc", "sys"] {
+            std::fs::create_dir_all(self.path("rootfs").join(folder)).unwrap();
+        }
+        self.give("rootfs", 100_000);
+        // It must be able to walk to its root file system.
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(self.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
+        self.set("/linux/uidMappings", mapping.clone()).set("/linux/gidMappings", mapping)
+    }
+
+    /// Gives a folder of the bundle and all that lies in it to a user and the group of the same number.
+    pub fn give(&self, folder: &str, id: u32) {
+        fn give(path: &Path, id: u32) {
+            std::os::unix::fs::lchown(path, Some(id), Some(id)).unwrap();
+            if path.symlink_metadata().unwrap().is_dir() {
+                std::fs::read_dir(path).unwrap().for_each(|entry| give(&entry.unwrap().path(), id));
+            }
+        }
+        give(&self.path(folder), id);
+    }
+
     /// A path in the bundle.
     pub fn path(&self, below: &str) -> PathBuf {
         self.dir.path().join(below)
@@ -168,6 +193,15 @@ impl Drop for Bundle {
             }
         }
     }
+}
+
+/// What a script in the container prints.
+pub fn sees(bundle: Bundle, script: &str) -> String {
+    let bundle = bundle.script(script);
+    let ended = bundle.run();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    bundle.assert_gone();
+    ended.out
 }
 
 pub fn answer(command: &mut Command) -> Answer {

@@ -4,6 +4,7 @@ mod bundle;
 mod crash;
 mod hostile;
 mod life_cycle;
+mod mounts;
 mod refused;
 mod terminal;
 mod view;

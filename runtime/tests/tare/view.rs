@@ -2,16 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::bundle::{Bundle, answer, peer};
-
-/// What a script in the container prints.
-fn sees(bundle: Bundle, script: &str) -> String {
-    let bundle = bundle.script(script);
-    let ended = bundle.run();
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-    bundle.assert_gone();
-    ended.out
-}
+use crate::bundle::{Bundle, answer, peer, sees};
 
 #[test]
 fn the_process_is_who_it_was_asked_to_be() {
@@ -128,16 +119,7 @@ fn parameters_of_its_own_namespaces_are_set() {
 
 #[test]
 fn a_user_namespace_maps_its_ids() {
-    let mut bundle = Bundle::new()
-        .set("/linux/uidMappings", json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]))
-        .set("/linux/gidMappings", json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]));
-    bundle.config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
-    for folder in ["dev", "proc", "sys"] {
-        std::fs::create_dir(bundle.path("rootfs").join(folder)).unwrap(); // the mapped root owns nothing and cannot
-    }
-    // It must be able to walk to its root file system.
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(bundle.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let bundle = Bundle::new().in_user_namespace();
     let seen = sees(
         bundle,
         "id; cat /proc/self/uid_map | busybox tr -s ' '; touch /dev/shm/mine && busybox stat -c %u /dev/shm/mine",
