@@ -82,8 +82,8 @@ fn give_looks(folder: BorrowedFd<'_>, name: &CStr, there: &Stat, mode: Mode) -> 
         chmodat(folder, name, mode, AtFlags::empty())?;
     }
     let times = Timestamps {
-        last_access: Timespec { tv_sec: there.st_atime as i64, tv_nsec: there.st_atime_nsec as i64 },
-        last_modification: Timespec { tv_sec: there.st_mtime as i64, tv_nsec: there.st_mtime_nsec as i64 },
+        last_access: Timespec { tv_sec: there.st_atime, tv_nsec: there.st_atime_nsec as i64 },
+        last_modification: Timespec { tv_sec: there.st_mtime, tv_nsec: there.st_mtime_nsec as i64 },
     };
     utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW)
 }
