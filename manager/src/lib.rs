@@ -20,6 +20,7 @@ pub mod names;
 pub mod namespaces;
 pub mod oci;
 pub mod registry;
+pub mod restart;
 pub mod sandbox;
 pub mod service;
 pub mod snapshot;
