@@ -44,6 +44,9 @@ pub fn start(args: &Args) -> Result<(), Error> {
     let bundle = std::env::current_dir().doing(|| "finding the bundle".into())?;
     let config = Config::read(&bundle)?;
     let address = Address::of(asked.socket_dir(), asked.daemon(args), &args.namespace, config.group(&args.id))?;
+    if is_sandbox(&bundle) || !bundle.join("config.json").exists() {
+        asked.options()?.write(&bundle)?; // a sandbox: `CreateSandbox` does not bring them
+    }
     if let Some(listener) = address.claim()? {
         spawn(args, &asked, listener)?;
     }

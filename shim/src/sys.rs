@@ -46,6 +46,17 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0usize, 0) }).map(drop)
 }
 
+/// The user namespace that owns a namespace.
+///
+/// Source: ioctl_ns(2), `NS_GET_USERNS`.
+pub fn owner_of_namespace(namespace: &std::fs::File) -> Result<OwnedFd, Errno> {
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    // SAFETY: this request takes no argument.
+    let fd = check(unsafe { libc::syscall(libc::SYS_ioctl, namespace.as_raw_fd(), NS_GET_USERNS) })?;
+    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).expect("descriptors are small")) })
+}
+
 /// Has `command` run with `fds` as its descriptors 3, 4, 5 and so on.
 ///
 /// # Errors

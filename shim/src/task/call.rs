@@ -1,28 +1,22 @@
-//! From a request to a method and back.
+//! The methods of the Task service, by name.
 
 use std::rc::Rc;
 
-use prost::Message;
 use tare_proto::ttrpc::server::unknown;
 use tare_proto::ttrpc::{Code, Error};
-use tare_proto::wire::Request;
 
-use super::{Supervisor, invalid};
+use super::Supervisor;
 use crate::connection::Connection;
-
-const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
+use crate::service::{answer, read};
 
 impl Supervisor {
-    /// Does what a request asks for.
-    ///
-    /// # Errors
-    /// What the client is told instead of an answer.
-    pub async fn call(self: &Rc<Self>, request: &Request, from: &Connection) -> Result<Vec<u8>, Error> {
-        if !SERVICES.contains(&request.service.as_str()) {
-            return Err(unknown("service", &request.service));
-        }
-        let message = request.payload.as_slice();
-        match request.method.as_str() {
+    pub(crate) async fn call_task(
+        self: &Rc<Self>,
+        method: &str,
+        message: &[u8],
+        from: &Connection,
+    ) -> Result<Vec<u8>, Error> {
+        match method {
             "Create" => answer(Box::pin(self.create(read(message)?)).await),
             "Start" => answer(Box::pin(self.start(read(message)?)).await),
             "Exec" => answer(self.exec(read(message)?)),
@@ -43,12 +37,4 @@ impl Supervisor {
             method => Err(unknown("method", method)),
         }
     }
-}
-
-fn read<M: Message + Default>(bytes: &[u8]) -> Result<M, Error> {
-    M::decode(bytes).map_err(|error| invalid(format!("reading the request: {error}")))
-}
-
-fn answer(result: Result<impl Message, Error>) -> Result<Vec<u8>, Error> {
-    result.map(|message| message.encode_to_vec())
 }

@@ -71,9 +71,11 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Every task's end brings one: it counts only when none is left.
+    /// Every task's end brings one: it counts only when none is left. A pod has a `ShutdownSandbox` of its own.
+    #[allow(clippy::unnecessary_wraps)] // as all methods
     pub(super) fn shutdown(&self, _: &ShutdownRequest) -> Result<(), Error> {
-        if self.containers.borrow().is_empty() && self.reserved.borrow().is_empty() {
+        let is_empty = self.containers.borrow().is_empty() && self.reserved.borrow().is_empty();
+        if is_empty && self.sandbox.borrow().is_none() {
             self.over.set(());
         }
         Ok(())

@@ -30,6 +30,7 @@ impl Supervisor {
         let runtime = Runtime::new(&options, &self.namespace, bundle, self.debug);
         options.write(bundle)?;
         runtime.write_name()?;
+        self.join_pod(&request.id, bundle)?;
         let rootfs = Rootfs::mount(&request.rootfs, bundle).map_err(failed)?;
         let container = self.start_runtime(&request, &options, config, runtime).await?;
         rootfs.keep();
@@ -129,7 +130,7 @@ impl Supervisor {
     }
 
     /// Takes an id, so that a second `Create` of it is refused from here on.
-    fn reserve(self: &Rc<Self>, id: &str) -> Result<Reserved, Error> {
+    pub(crate) fn reserve(self: &Rc<Self>, id: &str) -> Result<Reserved, Error> {
         if self.containers.borrow().contains_key(id) || !self.reserved.borrow_mut().insert(id.to_owned()) {
             return Err(Error::new(Code::AlreadyExists, format!("container {id}: already exists")));
         }
@@ -137,7 +138,7 @@ impl Supervisor {
     }
 }
 
-struct Reserved(Rc<Supervisor>, String);
+pub(crate) struct Reserved(Rc<Supervisor>, String);
 
 impl Drop for Reserved {
     fn drop(&mut self) {

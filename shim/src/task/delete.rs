@@ -7,6 +7,7 @@ use tare_proto::ttrpc::{Code, Error};
 
 use super::process::{Process, timestamp};
 use super::{Container, Supervisor, failed, precondition};
+use crate::log;
 use crate::phase::{Event, Exit, Phase};
 use crate::rootfs;
 use crate::runtime::Streams;
@@ -30,6 +31,7 @@ impl Supervisor {
         self.happened(&container, &process, Event::Deleted);
         if process.exec.is_empty() {
             self.containers.borrow_mut().remove(&container.id);
+            self.leave_pod(&container.id);
         }
         let exit = process.exit.get();
         Ok(DeleteResponse {
@@ -52,6 +54,24 @@ impl Supervisor {
         container.init.exit.wait().await;
         rootfs::unmount_all(&container.bundle.join("rootfs"))?;
         Ok(())
+    }
+}
+
+impl Supervisor {
+    /// Ends and deletes all containers, in whatever state they are: their pod goes.
+    pub(crate) async fn force_out_all(&self) {
+        let containers: Vec<Rc<Container>> = self.containers.borrow().values().cloned().collect();
+        for container in containers {
+            let words = ["delete", "--force", &container.id];
+            if let Err(error) = container.runtime.run(&self.children, &words, Streams::null()).await {
+                log::warn(&format!("deleting {} with its pod: {error}", container.id));
+            }
+            if let Err(error) = rootfs::unmount_all(&container.bundle.join("rootfs")) {
+                log::warn(&error.to_string());
+            }
+            self.containers.borrow_mut().remove(&container.id);
+            self.leave_pod(&container.id);
+        }
     }
 }
 

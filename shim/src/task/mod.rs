@@ -1,7 +1,6 @@
 //! The Task service: the containers of one group and their processes.
 //!
-//! Each method is a list of steps in a file of its own; while one waits, for the runtime say, others go on. Both versions
-//! of the service are one: their messages are the same, only the package's name differs.
+//! Each method is a list of steps in a file of its own; while one waits, for the runtime say, others go on.
 //!
 //! Source: containerd `api/runtime/task/v3/shim.proto`; the errors are those that containerd's own shim gives.
 
@@ -28,7 +27,9 @@ use crate::children::Children;
 use crate::events::Events;
 use crate::reactor::Latch;
 use crate::runtime::Runtime;
+use crate::sandbox::Sandbox;
 use process::Process;
+pub(crate) use process::timestamp;
 
 /// All that one shim supervises.
 pub struct Supervisor {
@@ -41,6 +42,8 @@ pub struct Supervisor {
     /// Set when the last task is gone and the daemon says so.
     pub over: Latch<()>,
     containers: RefCell<BTreeMap<String, Rc<Container>>>,
+    /// The pod that the containers are in, if it was made by us.
+    pub(crate) sandbox: RefCell<Option<Rc<Sandbox>>>,
     /// Ids whose `Create` is under way.
     reserved: RefCell<BTreeSet<String>>,
     numbers: Cell<u64>,
@@ -76,6 +79,7 @@ impl Supervisor {
             sockets,
             over: Latch::new(),
             containers: RefCell::default(),
+            sandbox: RefCell::default(),
             reserved: RefCell::default(),
             numbers: Cell::new(0),
         }
@@ -110,15 +114,15 @@ impl Container {
 }
 
 /// What is asked for at the wrong time.
-fn precondition(text: String) -> Error {
+pub(crate) fn precondition(text: String) -> Error {
     Error::new(Code::FailedPrecondition, text)
 }
 
-fn invalid(text: impl std::fmt::Display) -> Error {
+pub(crate) fn invalid(text: impl std::fmt::Display) -> Error {
     Error::new(Code::InvalidArgument, text.to_string())
 }
 
 /// What failed on the way, in its own words.
-fn failed(error: impl std::fmt::Display) -> Error {
+pub(crate) fn failed(error: impl std::fmt::Display) -> Error {
     Error::new(Code::Unknown, error.to_string())
 }
