@@ -22,7 +22,7 @@ impl Containers {
     /// # Errors
     /// `NotFound`.
     pub fn get(&self, namespace: &Namespace, id: &Id) -> Result<Container> {
-        self.store.get(kind::CONTAINER, namespace, id.as_str())?.ok_or_else(|| missing(id))
+        self.store.get(kind::CONTAINER, namespace, id.as_str())?.ok_or_else(|| missing(namespace, id))
     }
 
     /// # Errors
@@ -57,7 +57,7 @@ impl Containers {
         let id = Id::parse(&given.id)?;
         self.store.change(|rows| {
             let mut container: Container =
-                rows.get(kind::CONTAINER, namespace, id.as_str())?.ok_or_else(|| missing(&id))?;
+                rows.get(kind::CONTAINER, namespace, id.as_str())?.ok_or_else(|| missing(namespace, &id))?;
             apply(&mut container, given, mask)?;
             check(&container)?;
             container.updated_at = Some(SystemTime::now().into());
@@ -70,12 +70,12 @@ impl Containers {
     /// `NotFound`.
     pub fn delete(&self, namespace: &Namespace, id: &Id) -> Result<()> {
         let there = self.store.change(|rows| rows.remove(kind::CONTAINER, namespace.as_str(), id.as_str()))?;
-        if there { Ok(()) } else { Err(missing(id)) }
+        if there { Ok(()) } else { Err(missing(namespace, id)) }
     }
 }
 
-fn missing(id: &Id) -> Error {
-    Error::NotFound(format!("container {:?}", id.as_str()))
+fn missing(namespace: &Namespace, id: &Id) -> Error {
+    Error::NotFound(format!("container {:?} in namespace {:?}", id.as_str(), namespace.as_str()))
 }
 
 fn check(container: &Container) -> Result<()> {

@@ -131,13 +131,13 @@ impl Content {
         })
     }
 
-    /// Takes a blob away from a namespace; the collector removes it from disk when no other has it.
+    /// Takes a blob away from a namespace, and from disk when no other has it.
     ///
     /// # Errors
-    /// `NotFound`.
+    /// `NotFound`, or the file cannot be removed.
     pub fn delete(&self, namespace: &Namespace, digest: &Digest) -> Result<()> {
         let there = self.store.change(|rows| rows.remove(kind::BLOB, namespace.as_str(), digest.as_str()))?;
-        if there { Ok(()) } else { Err(Error::NotFound(format!("content {digest}"))) }
+        if there { self.discard(digest) } else { Err(Error::NotFound(format!("content {digest}"))) }
     }
 
     /// Opens a blob for reading.
@@ -258,6 +258,27 @@ impl Content {
         fs::remove_dir_all(&folder).doing(|| format!("removing {}", folder.display()))
     }
 
+    /// Removes a blob's file, unless a namespace has a row for it.
+    ///
+    /// # Errors
+    /// The database is damaged, or the file cannot be removed.
+    pub fn discard(&self, digest: &Digest) -> Result<()> {
+        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = self.store.view()?;
+        for namespace in self.store.namespaces()? {
+            if view.get::<Info>(kind::BLOB, &namespace, digest.as_str())?.is_some() {
+                return Ok(());
+            }
+        }
+        let path = self.blob(digest);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).doing(|| format!("removing {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Removes blobs that no namespace has a row for, and writes that nobody went on with for a day unless they are `held`.
     ///
     /// # Errors
@@ -267,22 +288,26 @@ impl Content {
         self.sweep_ingests(held)
     }
 
-    fn sweep_blobs(&self) -> Result<()> {
-        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut kept = HashSet::new();
-        for namespace in self.store.namespaces()? {
-            let rows = self.list(&namespace)?.into_iter();
-            kept.extend(rows.filter_map(|info| info.digest.strip_prefix("sha256:").map(str::to_owned)));
-        }
+    /// Removes blobs that no namespace has a row for, one at a time: a commit need not wait for more.
+    ///
+    /// # Errors
+    /// The database is damaged, or a file cannot be removed.
+    pub fn sweep_blobs(&self) -> Result<()> {
         for path in entries(&self.root.join("blobs/sha256"))? {
-            if path.file_name().and_then(|name| name.to_str()).is_none_or(|name| !kept.contains(name)) {
-                fs::remove_file(&path).doing(|| format!("removing {}", path.display()))?;
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            match Digest::parse(&format!("sha256:{name}")) {
+                Ok(digest) => self.discard(&digest)?,
+                Err(_) => fs::remove_file(&path).doing(|| format!("removing {}", path.display()))?,
             }
         }
         Ok(())
     }
 
-    fn sweep_ingests(&self, held: &HashSet<(Namespace, String)>) -> Result<()> {
+    /// Removes writes that nobody went on with for a day, unless they are `held`.
+    ///
+    /// # Errors
+    /// A file cannot be removed.
+    pub fn sweep_ingests(&self, held: &HashSet<(Namespace, String)>) -> Result<()> {
         // Nobody begins to write, or goes on with a write, while it is looked at.
         let locked = self.locked.lock().unwrap_or_else(PoisonError::into_inner);
         let kept: HashSet<PathBuf> =

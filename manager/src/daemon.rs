@@ -64,6 +64,7 @@ async fn serve(config: &Config) -> Result<()> {
     services.sandboxes.recover().await?;
     services.tasks.recover().await?;
     let collecting = tokio::spawn(services.collector.clone().run());
+    let restarting = tokio::spawn(services.restarts(config.plugins.restart.interval.0).run());
     let listener = bind(&config.grpc.address, 0o660, Some((config.grpc.uid, config.grpc.gid)))?;
     tracing::info!(address = %config.grpc.address.display(), version = crate::VERSION, "serving");
 
@@ -82,6 +83,7 @@ async fn serve(config: &Config) -> Result<()> {
     };
     tracing::info!("ending; containers go on");
     collecting.abort();
+    restarting.abort();
     if tokio::time::timeout(PATIENCE, services.settle()).await.is_err() {
         tracing::warn!("a request was still under way after {} s", PATIENCE.as_secs());
     }
@@ -114,7 +116,13 @@ fn assemble(config: &Config) -> Result<Services> {
     let sandboxes = Sandboxes::new(about.clone(), sandboxes, runtime_root.clone());
     let bundles = Bundles::open(state, root, task::TASKS)?;
     Ok(Services {
-        collector: Collector::new(store.clone(), content.clone(), snapshots.clone()),
+        collector: Collector::new(
+            store.clone(),
+            content.clone(),
+            snapshots.clone(),
+            events.clone(),
+            config.plugins.schedule(),
+        ),
         images: Images::new(store.clone()),
         containers: Containers::new(store.clone()),
         leases: Leases::new(store.clone()),

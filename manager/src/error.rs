@@ -49,6 +49,26 @@ impl Error {
     }
 }
 
+impl Error {
+    /// The same class, with `context: ` before its sentence.
+    pub fn under(mut self, context: &str) -> Error {
+        let (Error::NotFound(text)
+        | Error::AlreadyExists(text)
+        | Error::InvalidArgument(text)
+        | Error::FailedPrecondition(text)
+        | Error::Unavailable(text)
+        | Error::OutOfRange(text)
+        | Error::ResourceExhausted(text)
+        | Error::Unimplemented(text)
+        | Error::PermissionDenied(text)
+        | Error::Aborted(text)
+        | Error::Internal(text)
+        | Error::Unknown(text)) = &mut self;
+        text.insert_str(0, &format!("{context}: "));
+        self
+    }
+}
+
 /// Adds what was being done to an error of the system.
 pub trait Doing<T> {
     /// `what` runs only on failure.

@@ -1,5 +1,6 @@
 //! Images, snapshots and the lifecycle of containers, behind containerd's gRPC API.
 
+pub mod cni;
 pub mod collector;
 pub mod config;
 pub mod containers;
@@ -19,6 +20,7 @@ pub mod names;
 pub mod namespaces;
 pub mod oci;
 pub mod registry;
+pub mod restart;
 pub mod sandbox;
 pub mod service;
 pub mod snapshot;

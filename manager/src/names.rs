@@ -25,7 +25,7 @@ fn identifier(text: &str) -> Result<&str> {
     }
     if !groups(text) {
         return Err(Error::InvalidArgument(format!(
-            "identifier {text:?} must match letters and digits joined by single ., _ or -"
+            "identifier {text:?} must match ^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$"
         )));
     }
     Ok(text)

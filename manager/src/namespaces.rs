@@ -28,12 +28,13 @@ impl Namespaces {
     /// # Errors
     /// `NotFound`.
     pub fn get(&self, name: &Namespace) -> Result<Record> {
-        let records = self.store.list_below::<Record>(kind::NAMESPACE, "", name.as_str())?;
-        records
-            .into_iter()
-            .find(|(found, _)| found == name.as_str())
-            .map(|(_, record)| record)
-            .ok_or_else(|| missing(name))
+        let mut record = None;
+        self.store.view()?.each(kind::NAMESPACE, "", name.as_str(), |found, row: Record| {
+            if found == name.as_str() {
+                record = Some(row);
+            }
+        })?;
+        record.ok_or_else(|| missing(name))
     }
 
     /// # Errors

@@ -4,7 +4,7 @@
 //! this format; a newer one is refused.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prost::Message;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -35,8 +35,20 @@ pub mod kind {
     pub const SNAPSHOT: &str = "snapshot";
 }
 
+/// Clones share it.
 #[derive(Clone)]
-pub struct Store(Arc<Database>);
+pub struct Store {
+    database: Arc<Database>,
+    journal: Arc<Mutex<Option<Vec<Written>>>>,
+}
+
+/// A row that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+}
 
 fn failed(error: impl std::fmt::Display) -> Error {
     Error::Unknown(format!("the database: {error}"))
@@ -54,7 +66,7 @@ impl Store {
     pub fn open(path: &Path) -> Result<Store> {
         let database = Database::create(path)
             .map_err(|error| Error::Unknown(format!("opening the database {}: {error}", path.display())))?;
-        let store = Store(Arc::new(database));
+        let store = Store { database: Arc::new(database), journal: Arc::default() };
         store.change(|rows| match rows.bytes("version")? {
             None => rows.put_bytes("version", VERSION.as_bytes()),
             Some(found) if found == VERSION.as_bytes() => Ok(()),
@@ -73,10 +85,7 @@ impl Store {
     /// # Errors
     /// The database is damaged.
     pub fn get<M: Message + Default>(&self, kind: &str, namespace: &Namespace, name: &str) -> Result<Option<M>> {
-        let read = self.0.begin_read().map_err(failed)?;
-        let table = read.open_table(ROWS).map_err(failed)?;
-        let value = table.get(key(kind, namespace.as_str(), name).as_str()).map_err(failed)?;
-        value.map(|value| M::decode(value.value()).map_err(failed)).transpose()
+        self.view()?.get(kind, namespace, name)
     }
 
     /// All rows of a kind in a namespace, in the order of their names.
@@ -97,19 +106,35 @@ impl Store {
         namespace: &str,
         begin: &str,
     ) -> Result<Vec<(String, M)>> {
-        let read = self.0.begin_read().map_err(failed)?;
-        let table = read.open_table(ROWS).map_err(failed)?;
-        let start = key(kind, namespace, begin);
-        let own = key(kind, namespace, "").len();
         let mut rows = Vec::new();
-        for row in table.range(start.as_str()..).map_err(failed)? {
-            let (name, value) = row.map_err(failed)?;
-            let Some(name) = name.value().strip_prefix(&start[..]).map(|_| name.value()[own..].to_owned()) else {
-                break;
-            };
-            rows.push((name, M::decode(value.value()).map_err(failed)?));
-        }
+        self.view()?.each(kind, namespace, begin, |name, row| rows.push((name.to_owned(), row)))?;
         Ok(rows)
+    }
+
+    /// All rows as they are at this moment, whatever is written meanwhile.
+    ///
+    /// # Errors
+    /// The database is damaged.
+    pub fn view(&self) -> Result<View> {
+        let read = self.database.begin_read().map_err(failed)?;
+        Ok(View { table: read.open_table(ROWS).map_err(failed)? })
+    }
+
+    /// Notes from now on what is written: a view that is taken afterwards has every row that the journal lacks. There is
+    /// one journal at a time.
+    ///
+    /// # Errors
+    /// The database is damaged.
+    pub fn watch(&self) -> Result<Journal<'_>> {
+        // Changes come one after the other, so none is under way now: each is in the view, or in the journal.
+        let write = self.database.begin_write().map_err(failed)?;
+        *self.journal() = Some(Vec::new());
+        write.abort().map_err(failed)?;
+        Ok(Journal { store: self })
+    }
+
+    fn journal(&self) -> MutexGuard<'_, Option<Vec<Written>>> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The namespaces that have a row.
@@ -126,19 +151,81 @@ impl Store {
     /// # Errors
     /// What `change` refuses, and then nothing is changed; or the disk is full.
     pub fn change<T>(&self, change: impl FnOnce(&mut Rows<'_>) -> Result<T>) -> Result<T> {
-        let write = self.0.begin_write().map_err(failed)?;
-        let result = {
+        let write = self.database.begin_write().map_err(failed)?;
+        let (result, written) = {
             let table = write.open_table(ROWS).map_err(failed)?;
-            change(&mut Rows { table })?
+            let mut rows = Rows { table, written: self.journal().is_some().then(Vec::new) };
+            (change(&mut rows)?, rows.written)
         };
+        // Before the commit: once the next change begins, the journal has what this one wrote.
+        if let (Some(journal), Some(written)) = (&mut *self.journal(), written) {
+            journal.extend(written);
+        }
         write.commit().map_err(failed)?;
         Ok(result)
+    }
+}
+
+/// What was written since [`Store::watch`]. Dropping it ends the notes.
+pub struct Journal<'s> {
+    store: &'s Store,
+}
+
+impl Journal<'_> {
+    /// What was noted since the last call.
+    pub fn take(&self) -> Vec<Written> {
+        self.store.journal().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+}
+
+impl Drop for Journal<'_> {
+    fn drop(&mut self) {
+        *self.store.journal() = None;
+    }
+}
+
+/// All rows at one moment.
+pub struct View {
+    table: redb::ReadOnlyTable<&'static str, &'static [u8]>,
+}
+
+impl View {
+    /// # Errors
+    /// The database is damaged.
+    pub fn get<M: Message + Default>(&self, kind: &str, namespace: &Namespace, name: &str) -> Result<Option<M>> {
+        let value = self.table.get(key(kind, namespace.as_str(), name).as_str()).map_err(failed)?;
+        value.map(|value| M::decode(value.value()).map_err(failed)).transpose()
+    }
+
+    /// Every row of a kind in a namespace whose name begins so, in the order of their names.
+    ///
+    /// # Errors
+    /// The database is damaged.
+    pub fn each<M: Message + Default>(
+        &self,
+        kind: &str,
+        namespace: &str,
+        begin: &str,
+        mut what: impl FnMut(&str, M),
+    ) -> Result<()> {
+        let start = key(kind, namespace, begin);
+        let own = key(kind, namespace, "").len();
+        for row in self.table.range(start.as_str()..).map_err(failed)? {
+            let (name, value) = row.map_err(failed)?;
+            if !name.value().starts_with(&start) {
+                break;
+            }
+            what(&name.value()[own..], M::decode(value.value()).map_err(failed)?);
+        }
+        Ok(())
     }
 }
 
 /// The rows within a change.
 pub struct Rows<'t> {
     table: redb::Table<'t, &'static str, &'static [u8]>,
+    /// For the journal, if there is one.
+    written: Option<Vec<Written>>,
 }
 
 impl Rows<'_> {
@@ -187,6 +274,10 @@ impl Rows<'_> {
             };
             self.put_bytes(&own, &record.encode_to_vec())?;
         }
+        if let Some(written) = &mut self.written {
+            let (kind, namespace, name) = (kind.to_owned(), namespace.to_string(), name.to_owned());
+            written.push(Written { kind, namespace, name });
+        }
         self.put_bytes(&key(kind, namespace.as_str(), name), &row.encode_to_vec())
     }
 
@@ -228,5 +319,48 @@ impl Rows<'_> {
             names.push(name.value()[own..].to_owned());
         }
         Ok(names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tare_proto::containerd::services::images::v1::Image;
+
+    #[test]
+    fn what_a_view_lacks_is_in_the_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("db")).unwrap();
+        let ns = Namespace::parse("n").unwrap();
+        let put = |name: &str| store.change(|rows| rows.put(kind::IMAGE, &ns, name, &Image::default())).unwrap();
+        put("before");
+        let journal = store.watch().unwrap();
+        put("first");
+        let view = store.view().unwrap();
+        put("second");
+        let seen = |name: &str| view.get::<Image>(kind::IMAGE, &ns, name).unwrap().is_some();
+        assert_eq!(["before", "first", "second"].map(seen), [true, true, false]);
+        let noted = |journal: &Journal<'_>| journal.take().into_iter().map(|row| row.name).collect::<Vec<_>>();
+        assert_eq!(noted(&journal), ["first", "second"]);
+        assert!(noted(&journal).is_empty());
+        let refused = store.change(|rows| {
+            rows.put(kind::IMAGE, &ns, "third", &Image::default())?;
+            Err::<(), _>(Error::Aborted("no".into()))
+        });
+        assert!(refused.is_err() && noted(&journal).is_empty(), "what was refused was not written");
+        drop(journal);
+        put("after");
+        assert!(noted(&store.watch().unwrap()).is_empty());
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let store = Store::open(&path).unwrap();
+        store.change(|rows| rows.put_bytes("version", b"2")).unwrap();
+        drop(store);
+        let Err(Error::FailedPrecondition(said)) = Store::open(&path) else { panic!() };
+        assert_eq!(said, "the database has format 2, this program knows 1: use a newer one");
     }
 }

@@ -314,7 +314,9 @@ async fn plugins_are_found_by_what_clients_ask_for() {
     let plugins = found("type==io.containerd.snapshotter.v1, id==overlayfs").await.unwrap();
     assert_eq!((plugins.len(), plugins[0].platforms.len()), (1, 1), "{plugins:?}");
     assert!(Path::new(&plugins[0].exports["root"]).is_dir());
-    assert!(found("id==restart").await.unwrap().is_empty(), "what is not served is not listed");
+    let restart = found("id==restart").await.unwrap().remove(0);
+    assert_eq!(restart.capabilities, ["no", "always", "on-failure", "unless-stopped"], "nerdctl looks here");
+    assert!(found("id==opt").await.unwrap().is_empty(), "what is not served is not listed");
     assert_eq!(found("type==").await.map(|list| list.len()).unwrap_or_default(), 0);
     let server = client.server(()).await.unwrap().into_inner();
     assert_eq!(server.pid, u64::from(tared.server.id()));

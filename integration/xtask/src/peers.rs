@@ -35,6 +35,8 @@ const TREES: &[Tree] = &[
         suite: "trixie",
         packages: &["catatonit", "conmon", "docker-cli", "docker.io", "netavark", "podman", "runc", "uidmap"],
     },
+    Tree { name: "network", suite: "sid", packages: &["containernetworking-plugins", "nftables"] },
+    Tree { name: "kubernetes", suite: "sid", packages: &["kubectl"] },
 ];
 
 /// Makes every tree that is not there yet.
@@ -133,7 +135,7 @@ fn lend_own_libraries(tree: &Path) -> Result<()> {
         .find(|path| path.exists());
     let Some(loader) = loader else { return Ok(()) }; // nothing dynamic came along
     let patchelf = patchelf()?;
-    for dir in ["usr/bin", "usr/sbin"] {
+    for dir in ["usr/bin", "usr/sbin", "usr/lib/cni"] {
         let Ok(entries) = fs::read_dir(tree.join(dir)) else { continue };
         for entry in entries {
             let path = entry?.path();

@@ -19,6 +19,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 use tonic::service::Routes;
 
+use crate::cni::Network;
 use crate::service::Services;
 pub use config::Config;
 
@@ -34,11 +35,13 @@ pub struct Cri {
     #[expect(dead_code, reason = "the image service comes next")]
     parts: Services,
     config: Arc<Config>,
+    network: Network,
 }
 
 impl Cri {
     pub fn new(parts: Services, config: Config) -> Cri {
-        Cri { parts, config: Arc::new(config) }
+        let network = Network::new(config.cni.clone(), &parts.root.join("cni"));
+        Cri { parts, config: Arc::new(config), network }
     }
 
     pub fn add_to(&self, routes: Routes) -> Routes {

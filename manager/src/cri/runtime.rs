@@ -160,7 +160,7 @@ impl pb::runtime_service_server::RuntimeService for Cri {
     }
 
     async fn status(&self, _: Request<pb::StatusRequest>) -> Answer<pb::StatusResponse> {
-        Ok(Response::new(Cri::status(self)))
+        Ok(Response::new(Cri::status(self).await))
     }
 
     async fn checkpoint_container(

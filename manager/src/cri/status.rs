@@ -15,13 +15,22 @@ impl Cri {
         }
     }
 
-    pub(super) fn status(&self) -> pb::StatusResponse {
+    pub(super) async fn status(&self) -> pb::StatusResponse {
         let condition = |name: &str| pb::RuntimeCondition { r#type: name.into(), status: true, ..Default::default() };
+        let network = match self.network.status().await {
+            Ok(()) => condition("NetworkReady"),
+            Err(error) => pb::RuntimeCondition {
+                r#type: "NetworkReady".into(),
+                status: false,
+                reason: "NetworkPluginNotReady".into(),
+                message: error.to_string(),
+            },
+        };
         // The nameless handler is the default one.
         let names = std::iter::once("").chain(self.config.runtimes.keys().map(String::as_str));
         let handlers = names.map(|name| pb::RuntimeHandler { name: name.into(), features: None });
         pb::StatusResponse {
-            status: Some(pb::RuntimeStatus { conditions: vec![condition("RuntimeReady")] }),
+            status: Some(pb::RuntimeStatus { conditions: vec![condition("RuntimeReady"), network] }),
             runtime_handlers: handlers.collect(),
             ..pb::StatusResponse::default()
         }

@@ -220,3 +220,60 @@ fn no_blob_loses_its_file_to_a_collection_that_runs_beside_its_commit() {
         }
     });
 }
+
+/// Between marking and removing, clients go on: what they name by then stays, with all that it reaches.
+#[test]
+fn what_is_named_after_it_was_marked_stays_with_all_that_it_reaches() {
+    let stage = Stage::new();
+    let layer = stage.blob("layer", &[]);
+    let manifest = stage.blob("manifest", &[("containerd.io/gc.ref.content.l.0", layer.as_str())]);
+    let loose = stage.blob("loose", &[]);
+    stage.snapshot(OVERLAY, "base", "");
+    stage.snapshot(OVERLAY, "top", "base");
+    let journal = stage.store.watch().unwrap();
+    let marked = Graph::read(&stage.store.view().unwrap(), &stage.ns).unwrap().mark(Vec::new());
+    stage.image("late", &manifest, &[]);
+    stage.snapshots.prepare(&stage.ns, OVERLAY, "rw", "top", &Labels::new(), false).unwrap();
+    let removed = remove(&stage.store, &stage.ns, marked, &journal).unwrap();
+    assert_eq!(removed, [(Node::Content(loose.to_string()), 0)]);
+    assert_eq!(stage.snapshots_of(OVERLAY), ["base", "rw", "top"]);
+}
+
+#[test]
+fn what_refers_goes_before_what_it_refers_to() {
+    let stage = Stage::new();
+    let layer = stage.blob("layer", &[]);
+    let config = stage.blob("config", &[("containerd.io/gc.ref.snapshot.overlayfs", "top")]);
+    let labels = [
+        ("containerd.io/gc.ref.content.l.0", layer.as_str()),
+        ("containerd.io/gc.ref.content.config", config.as_str()),
+    ];
+    let manifest = stage.blob("manifest", &labels);
+    stage.snapshot(OVERLAY, "base", "");
+    stage.snapshot(OVERLAY, "top", "base");
+    stage.image("old", &manifest, &[PAST]);
+    let mut marked = Graph::read(&stage.store.view().unwrap(), &stage.ns).unwrap().mark(Vec::new());
+    let order: Vec<_> = std::iter::from_fn(|| marked.next(1).pop()).collect();
+    let place = |node: Node| order.iter().position(|other| *other == node).unwrap();
+    let content = |digest: &Digest| Node::Content(digest.to_string());
+    let chain = [Node::Image("old".into()), content(&manifest), content(&config), Node::snapshot(OVERLAY, "top")];
+    assert!(chain.map(place).is_sorted() && place(content(&layer)) > place(content(&manifest)), "{order:?}");
+    assert!(place(Node::snapshot(OVERLAY, "base")) > place(Node::snapshot(OVERLAY, "top")));
+    assert_eq!(order.len(), 6);
+}
+
+#[test]
+fn who_watches_is_told_of_images_and_snapshots_that_went_and_sandboxes_keep_what_they_name() {
+    let stage = Stage::new();
+    let (gone, kept) = (stage.blob("gone", &[]), stage.blob("kept", &[]));
+    stage.image("old", &gone, &[PAST]);
+    stage.snapshot(OVERLAY, "loose", "");
+    let labels = owned(&[("containerd.io/gc.ref.content", kept.as_str())]);
+    let sandbox = tare_proto::containerd::types::Sandbox { labels, ..Default::default() };
+    stage.store.change(|rows| rows.put(kind::SANDBOX, &stage.ns, "pod", &sandbox)).unwrap();
+    let told = collect(&stage.store, &stage.content, &stage.snapshots).unwrap();
+    let ns = stage.ns.clone();
+    let snapshots = vec![(ns.clone(), OVERLAY.to_owned(), "loose".to_owned())];
+    assert_eq!(told, Gone { images: vec![(ns, "old".into())], snapshots });
+    assert_eq!((stage.has(&gone), stage.has(&kept)), (false, true));
+}

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use super::Services;
 use crate::error::{Doing as _, Error};
 use crate::filter::Filter;
-use crate::{snapshot, task};
+use crate::{restart, snapshot, task};
 
 #[tonic::async_trait]
 impl pb::introspection_server::Introspection for Services {
@@ -61,16 +61,21 @@ impl Services {
         let mut parts = vec![
             part("io.containerd.content.v1", "content", [folder("")], false),
             part("io.containerd.snapshotter.v1", snapshot::OVERLAY, [folder("snapshots/overlayfs")], true),
+            part("io.containerd.snapshotter.v1", snapshot::NATIVE, [folder("snapshots/native")], true),
             part("io.containerd.metadata.v1", "bolt", [("policy", "shared".into())], false),
             part("io.containerd.gc.v1", "scheduler", [], false),
             part("io.containerd.lease.v1", "manager", [], false),
             part("io.containerd.event.v1", "exchange", [], false),
             part("io.containerd.differ.v1", "walking", [], true),
             part("io.containerd.transfer.v1", "local", [], false),
+            part("io.containerd.streaming.v1", "manager", [], false),
             part("io.containerd.sandbox.store.v1", "local", [], false),
             part("io.containerd.sandbox.controller.v1", "shim", [], false),
+            part("io.containerd.shim.v1", "manager", [], false),
             part(TASK, "task", [("log-uri-schemes", "fifo,binary,file".into())], true),
         ];
+        let restart = part("io.containerd.monitor.container.v1", "restart", [], false);
+        parts.push(pb::Plugin { capabilities: restart::POLICIES.map(str::to_owned).into(), ..restart });
         parts.extend(SERVICES.iter().map(|id| part("io.containerd.grpc.v1", id, [], false)));
         parts
     }
@@ -79,6 +84,7 @@ impl Services {
 const SERVICES: &[&str] = &[
     "containers",
     "content",
+    "cri",
     "diff",
     "events",
     "healthcheck",

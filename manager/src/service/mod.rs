@@ -20,6 +20,7 @@ mod version;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Name;
 use tokio::sync::RwLock;
@@ -37,6 +38,7 @@ use crate::images::Images;
 use crate::leases::Leases;
 use crate::names::{LeaseId, Namespace};
 use crate::namespaces::Namespaces;
+use crate::restart::Restarts;
 use crate::sandbox::{Records, Sandboxes};
 use crate::snapshot::Snapshots;
 use crate::store::Store;
@@ -104,6 +106,18 @@ impl Services {
             version::version_server::VersionServer,
         );
         routes
+    }
+
+    /// What keeps tasks as the labels of their containers want them.
+    pub fn restarts(&self, interval: Duration) -> Restarts {
+        Restarts {
+            namespaces: self.namespaces.clone(),
+            containers: self.containers.clone(),
+            snapshots: self.snapshots.clone(),
+            tasks: self.tasks.clone(),
+            events: self.events.clone(),
+            interval,
+        }
     }
 
     /// Runs what waits for the disk where it keeps nobody else waiting.

@@ -29,7 +29,14 @@ impl pb::tasks_server::Tasks for Services {
         }
         let (of, container) = (namespace.clone(), id.clone());
         let container = self.blocking(move |services| services.containers.get(&of, &container)).await?;
-        let creation = creation(container, request)?;
+        let creation = Creation {
+            terminal: request.terminal,
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            rootfs: request.rootfs,
+            ..Creation::of(container, &request.runtime_path, request.options)?
+        };
         let (tasks, made) = (self.tasks.clone(), id.clone());
         let pid = self.finish(async move { tasks.create(&namespace, &made, creation).await }).await?;
         Ok(Response::new(pb::CreateTaskResponse { container_id: id.to_string(), pid }))
@@ -167,25 +174,6 @@ impl Services {
 /// Empty for the task's first process.
 fn exec(id: &str) -> Result<String> {
     if id.is_empty() { Ok(String::new()) } else { Id::parse(id).map(|id| id.to_string()) }
-}
-
-fn creation(
-    container: tare_proto::containerd::services::containers::v1::Container,
-    request: pb::CreateTaskRequest,
-) -> Result<Creation> {
-    let runtime = container.runtime.unwrap_or_default();
-    let unset = |field: &str| Error::FailedPrecondition(format!("container {:?} has no {field}", container.id));
-    Ok(Creation {
-        runtime: if request.runtime_path.is_empty() { runtime.name } else { request.runtime_path },
-        options: request.options.or(runtime.options),
-        spec: container.spec.ok_or_else(|| unset("spec"))?.value,
-        sandbox: Some(container.sandbox).filter(|id| !id.is_empty()).map(|id| Id::parse(&id)).transpose()?,
-        rootfs: request.rootfs,
-        terminal: request.terminal,
-        stdin: request.stdin,
-        stdout: request.stdout,
-        stderr: request.stderr,
-    })
 }
 
 fn deleted(id: &str, exit: Exit) -> pb::DeleteResponse {

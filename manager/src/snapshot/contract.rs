@@ -179,7 +179,7 @@ fn a_key_is_no_path_and_snapshotters_do_not_see_each_others() {
         assert!(stage.snapshots.list(&stage.ns, other).unwrap().is_empty());
         assert_eq!(stage.snapshots.list(&stage.ns, stage.snapshotter).unwrap().len(), 4);
         assert_eq!(stage.folders(), 4);
-        assert!(matches!(stage.snapshots.list(&stage.ns, "zfs"), Err(Error::NotFound(_))));
+        assert!(matches!(stage.snapshots.list(&stage.ns, "zfs"), Err(Error::InvalidArgument(_))));
     });
 }
 

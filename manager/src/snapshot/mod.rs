@@ -87,11 +87,11 @@ fn missing(key: &str) -> Error {
 }
 
 /// # Errors
-/// `NotFound`: there is no such snapshotter.
+/// `InvalidArgument`: there is no such snapshotter.
 pub fn check_snapshotter(snapshotter: &str) -> Result<()> {
     match snapshotter {
         OVERLAY | NATIVE => Ok(()),
-        _ => Err(Error::NotFound(format!("snapshotter not loaded: {snapshotter}"))),
+        _ => Err(Error::InvalidArgument(format!("snapshotter not loaded: {snapshotter}"))),
     }
 }
 
@@ -340,6 +340,14 @@ impl Snapshots {
             Some(Kind::Committed) => Ok((row.size, row.inodes)),
             _ => folders::usage(&engine.folders.layer(row.number)),
         }
+    }
+
+    /// Removes the folder of a snapshot whose row was removed.
+    ///
+    /// # Errors
+    /// `NotFound` the snapshotter, or something in the folder cannot be removed.
+    pub fn discard(&self, snapshotter: &str, number: u64) -> Result<()> {
+        self.engine(snapshotter)?.folders.remove(number)
     }
 
     /// Removes folders that no row names.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use prost_types::Any;
 use tare_proto::containerd::events::{TaskDelete, TaskExit};
+use tare_proto::containerd::services::containers::v1::Container;
 use tare_proto::containerd::task::v3 as pb;
 use tare_proto::containerd::types::Mount;
 
@@ -53,6 +54,28 @@ pub struct Creation {
     pub stdin: String,
     pub stdout: String,
     pub stderr: String,
+}
+
+impl Creation {
+    /// For a container as its record says, without a root file system or anything to read and write.
+    ///
+    /// # Errors
+    /// The record has no specification, or its sandbox has no such name.
+    pub fn of(container: Container, runtime_path: &str, options: Option<Any>) -> Result<Creation, Error> {
+        let runtime = container.runtime.unwrap_or_default();
+        let unset = |field: &str| Error::FailedPrecondition(format!("container {:?} has no {field}", container.id));
+        Ok(Creation {
+            runtime: if runtime_path.is_empty() { runtime.name } else { runtime_path.to_owned() },
+            options: options.or(runtime.options),
+            spec: container.spec.ok_or_else(|| unset("spec"))?.value,
+            sandbox: Some(container.sandbox).filter(|id| !id.is_empty()).map(|id| Id::parse(&id)).transpose()?,
+            rootfs: Vec::new(),
+            terminal: false,
+            stdin: String::new(),
+            stdout: String::new(),
+            stderr: String::new(),
+        })
+    }
 }
 
 impl Tasks {
@@ -177,7 +200,7 @@ impl Tasks {
             Ok(response) => Ok((Arc::new(task), response.pid)),
             Err(error) => {
                 shut_down(&task).await;
-                Err(error)
+                Err(error.under("failed to create shim task"))
             }
         }
     }

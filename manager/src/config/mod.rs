@@ -19,11 +19,14 @@
 //!
 //! A key that is not known is an error: a setting that does nothing is worse than a daemon that does not start.
 
+mod plugins;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+pub use plugins::{Plugins, Span};
 
 pub const FILE: &str = "/etc/tared/config.toml";
 
@@ -37,6 +40,7 @@ pub struct Config {
     pub debug: Debug,
     pub runtime: Runtime,
     pub cri: crate::cri::Config,
+    pub plugins: Plugins,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +109,7 @@ impl Default for Config {
             debug: Debug::default(),
             runtime: Runtime::default(),
             cri: crate::cri::Config::default(),
+            plugins: Plugins::default(),
         }
     }
 }

@@ -1,0 +1,66 @@
+//! What containerd's configuration keeps below `plugins`, by the plugin's name.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::collector::Schedule;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Plugins {
+    #[serde(rename = "io.containerd.gc.v1.scheduler")]
+    pub scheduler: Scheduler,
+    #[serde(rename = "io.containerd.monitor.container.v1.restart")]
+    pub restart: Restart,
+}
+
+/// containerd's thresholds limit how long its collector keeps others waiting; ours keeps nobody waiting, and has none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scheduler {
+    pub startup_delay: Span,
+    pub schedule_delay: Span,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Restart {
+    pub interval: Span,
+}
+
+impl Default for Scheduler {
+    fn default() -> Scheduler {
+        Scheduler { startup_delay: Span(Duration::from_millis(100)), schedule_delay: Span(Duration::ZERO) }
+    }
+}
+
+impl Default for Restart {
+    fn default() -> Restart {
+        Restart { interval: Span(Duration::from_secs(10)) }
+    }
+}
+
+impl Plugins {
+    pub fn schedule(&self) -> Schedule {
+        Schedule { startup_delay: self.scheduler.startup_delay.0, delay: self.scheduler.schedule_delay.0 }
+    }
+}
+
+/// A time as Go writes it: `100ms`, `1h30m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong = |error| serde::de::Error::custom(format!("{text:?} is no duration: {error}"));
+        humantime::parse_duration(&text).map(Span).map_err(wrong)
+    }
+}
