@@ -172,7 +172,7 @@ mod tests {
         let path = dir.path().join("t-1");
         make(&path).unwrap();
         assert!(matches!(make(&path), Err(Error::AlreadyExists(_))));
-        assert_eq!(list(dir.path(), "t-").unwrap(), [path.clone()]);
+        assert_eq!(list(dir.path(), "t-").unwrap(), std::slice::from_ref(&path));
         let heard = inside(&path, || {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").doing(|| "binding".into())?;
             let address = listener.local_addr().doing(|| "asking".into())?;

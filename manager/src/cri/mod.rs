@@ -32,16 +32,17 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// CRI's two services. Clones share everything.
 #[derive(Clone)]
 pub struct Cri {
-    #[expect(dead_code, reason = "the image service comes next")]
     parts: Services,
     config: Arc<Config>,
     network: Network,
+    catalog: image::Catalog,
+    counted: image::Counted,
 }
 
 impl Cri {
     pub fn new(parts: Services, config: Config) -> Cri {
         let network = Network::new(config.cni.clone(), &parts.root.join("cni"));
-        Cri { parts, config: Arc::new(config), network }
+        Cri { parts, config: Arc::new(config), network, catalog: Default::default(), counted: Default::default() }
     }
 
     pub fn add_to(&self, routes: Routes) -> Routes {

@@ -130,7 +130,7 @@ impl Services {
     }
 
     /// Runs to its end even if the client goes away or the daemon is to end: half of it must not stay.
-    async fn finish<T: Send + 'static>(
+    pub(crate) async fn finish<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> std::result::Result<T, Status> {
@@ -148,7 +148,7 @@ impl Services {
     }
 
     /// Tells of a change that was made. That it was made is not undone if it cannot be told.
-    fn tell<E: prost::Message + Name>(&self, namespace: &Namespace, topic: &str, event: &E) {
+    pub(crate) fn tell<E: prost::Message + Name>(&self, namespace: &Namespace, topic: &str, event: &E) {
         if let Err(error) = self.events.tell(namespace, topic, event) {
             tracing::error!(%namespace, "{error}");
         }
