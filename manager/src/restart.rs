@@ -187,9 +187,7 @@ impl Restarts {
 fn wanted(labels: &Labels, found: Found) -> Result<Option<Change>> {
     match (labels.get(STATUS).map(String::as_str), found) {
         (Some("stopped"), Found::Running | Found::Paused | Found::Created) => Ok(Some(Change::Stop)),
-        (Some("running"), Found::Stopped { .. } | Found::None) => {
-            Ok(again(labels, found)?.then_some(Change::Start))
-        }
+        (Some("running"), Found::Stopped { .. } | Found::None) => Ok(again(labels, found)?.then_some(Change::Start)),
         _ => Ok(None),
     }
 }

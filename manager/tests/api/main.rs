@@ -1,11 +1,12 @@
 //! The daemon as a process, spoken to over its sockets.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+mod robust;
+mod tared;
 
-use hyper_util::rt::TokioIo;
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::Stdio;
+
 use tare_proto::any;
 use tare_proto::containerd::events::TaskStart;
 use tare_proto::containerd::services::content::v1 as content;
@@ -15,144 +16,10 @@ use tare_proto::containerd::services::introspection::v1 as introspection;
 use tare_proto::containerd::services::leases::v1 as leases;
 use tare_proto::containerd::services::snapshots::v1 as snapshots;
 use tare_proto::containerd::types::Descriptor;
-use tempfile::TempDir;
-use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Code, Request};
+use tonic::Code;
+use tonic::transport::Channel;
 
-/// A daemon on folders and sockets of its own, gone when dropped.
-struct Tared {
-    server: Child,
-    dir: TempDir,
-}
-
-impl Tared {
-    async fn start() -> Tared {
-        let dir = tempfile::tempdir().unwrap();
-        let mut tared = Tared { server: launch(dir.path()), dir };
-        tared.wait().await;
-        tared
-    }
-
-    async fn restart(&mut self) {
-        self.server.kill().unwrap();
-        self.server.wait().unwrap();
-        self.server = launch(self.dir.path());
-        self.wait().await;
-    }
-
-    async fn wait(&mut self) {
-        while tokio::net::UnixStream::connect(self.socket()).await.is_err() {
-            assert!(self.server.try_wait().unwrap().is_none(), "tared ended: {}", self.log());
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    }
-
-    async fn channel(&self) -> Channel {
-        let socket = self.socket();
-        let connect = move |_: Uri| {
-            let socket = socket.clone();
-            async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
-        };
-        Endpoint::from_static("http://tared").connect_with_connector(tower::service_fn(connect)).await.unwrap()
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("d.sock")
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
-    }
-}
-
-impl Drop for Tared {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
-}
-
-fn tared(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tared"));
-    command.arg("--root").arg(dir.join("root")).arg("--state").arg(dir.join("state"));
-    command.arg("--address").arg(dir.join("d.sock"));
-    command
-}
-
-fn launch(dir: &Path) -> Child {
-    let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
-    tared(dir).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
-}
-
-fn within<T>(namespace: &str, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("containerd-namespace", namespace.parse().unwrap());
-    request
-}
-
-fn under_lease<T>(lease: &str, mut request: Request<T>) -> Request<T> {
-    request.metadata_mut().insert("containerd-lease", lease.parse().unwrap());
-    request
-}
-
-/// The methods of every gRPC service that our .proto files define: path, and whether the answer is a stream.
-fn methods() -> Vec<(String, bool)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/proto");
-    let mut methods = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let name = entry.as_ref().unwrap().file_name().into_string().unwrap();
-        if name.contains("ttrpc") || !(name.starts_with("containerd.services.") || name.starts_with("grpc.")) {
-            continue;
-        }
-        let package = name.strip_suffix(".proto").unwrap();
-        let mut service = String::new();
-        for line in std::fs::read_to_string(entry.unwrap().path()).unwrap().lines() {
-            if let Some(rest) = line.strip_prefix("service ") {
-                rest.split_whitespace().next().unwrap().clone_into(&mut service);
-            } else if let Some(rest) = line.trim().strip_prefix("rpc ") {
-                let method = rest.split('(').next().unwrap();
-                methods.push((format!("/{package}.{service}/{method}"), rest.contains("returns (stream")));
-            }
-        }
-    }
-    methods
-}
-
-#[tokio::test]
-async fn every_method_answers_an_empty_message_and_the_daemon_goes_on() {
-    let tared = Tared::start().await;
-    let methods = methods();
-    assert!(methods.len() > 60, "{methods:?}");
-    for (path, streams) in methods {
-        for named in [false, true] {
-            let mut client = tonic::client::Grpc::new(tared.channel().await);
-            client.ready().await.unwrap();
-            let request = if named { within("test", ()) } else { Request::new(()) };
-            let codec = tonic_prost::ProstCodec::<(), ()>::default();
-            let to = PathAndQuery::try_from(path.as_str()).unwrap();
-            let status = if streams {
-                match client.server_streaming(request, to, codec).await {
-                    // What waits for news may wait on.
-                    Ok(answers) => tokio::time::timeout(Duration::from_millis(200), answers.into_inner().message())
-                        .await
-                        .map_or(Ok(()), |message| message.map(drop)),
-                    Err(status) => Err(status),
-                }
-            } else {
-                client.unary(request, to, codec).await.map(drop)
-            };
-            if let Err(status) = status {
-                let good = !matches!(status.code(), Code::Internal | Code::Unknown | Code::Unavailable);
-                assert!(good, "{path} with namespace: {named}: {status:?}\n{}", tared.log());
-                assert_ne!(status.message(), "", "{path}");
-            }
-        }
-    }
-    let mut health = tare_proto::grpc::health::v1::health_client::HealthClient::new(tared.channel().await);
-    health.check(tare_proto::grpc::health::v1::HealthCheckRequest::default()).await.unwrap();
-    assert!(!tared.log().contains("panicked"), "{}", tared.log());
-}
+use tared::{Tared, tared, under_lease, within};
 
 #[tokio::test]
 async fn without_a_namespace_the_request_is_refused() {
