@@ -57,11 +57,14 @@ impl Namespaces {
         Ok(record)
     }
 
+    /// Sets labels; makes the namespace if it is not there, as its first row would: clients set their defaults first.
+    ///
     /// # Errors
-    /// `NotFound`; `InvalidArgument` for anything but labels.
+    /// `InvalidArgument` for anything but labels.
     pub fn update(&self, name: &Namespace, labels: &Labels, mask: &[String]) -> Result<Record> {
         self.store.change(|rows| {
-            let mut record: Record = rows.get_global(kind::NAMESPACE, name.as_str())?.ok_or_else(|| missing(name))?;
+            let new = || Record { name: name.to_string(), labels: Labels::new() };
+            let mut record: Record = rows.get_global(kind::NAMESPACE, name.as_str())?.unwrap_or_else(new);
             update_labels(&mut record.labels, labels, mask)?;
             rows.put_global(kind::NAMESPACE, name.as_str(), &record)?;
             Ok(record)
