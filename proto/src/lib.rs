@@ -11,4 +11,4 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/all.rs"));
 }
 
-pub use generated::{containerd, google, grpc, io, runtime, runtimeoptions, ttrpc as wire};
+pub use generated::{containerd, google, grpc, io, runtime, runtimeoptions, tare, ttrpc as wire};

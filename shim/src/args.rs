@@ -23,6 +23,8 @@ pub struct Args {
 pub enum Verb {
     Start,
     Delete,
+    /// For the shim itself: write logs, as told on standard input.
+    WriteLogs,
     /// None: serve the socket that is standard input.
     #[default]
     Serve,
@@ -57,6 +59,7 @@ impl Args {
                 args.verb = match word.as_str() {
                     "start" => Verb::Start,
                     "delete" => Verb::Delete,
+                    "write-logs" => Verb::WriteLogs,
                     _ => return Err(Bad::Verb(word)),
                 };
                 continue;

@@ -1,7 +1,7 @@
 //! `containerd-shim-tare-v2`: supervises the containers of one pod or task, and outlives the daemon that started it.
 //!
 //! `start` finds or makes the serving process of a group and prints its address; [`serve`] is that process: one thread
-//! around one [`reactor`]; `delete` cleans up after one that is gone.
+//! around one [`reactor`]; `delete` cleans up after one that is gone. `write-logs` is a process of the shim's own: [`logs`].
 //!
 //! Source: containerd's runtime v2 contract (`core/runtime/v2/README.md`).
 
@@ -16,6 +16,7 @@ mod error;
 mod events;
 mod info;
 mod log;
+mod logs;
 mod options;
 mod phase;
 mod reactor;
@@ -57,6 +58,7 @@ fn run() -> Result<(), Error> {
     match args.verb {
         Verb::Start => start::start(&args),
         Verb::Delete => delete::delete(&args),
+        Verb::WriteLogs => logs::write(),
         Verb::Serve => serve::serve(args),
     }
 }

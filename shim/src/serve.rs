@@ -12,6 +12,7 @@ use crate::args::Args;
 use crate::children::Children;
 use crate::error::Doing as _;
 use crate::events::{Daemon, Events};
+use crate::logs::Logs;
 use crate::reactor::{self, Either};
 use crate::task::Supervisor;
 use crate::{Error, connection, log, sys};
@@ -40,7 +41,9 @@ async fn run(args: Args, listener: UnixListener, path: PathBuf, signals: OwnedFd
     let children = Rc::new(Children::default());
     let events = Events::new(&args.namespace, daemon(&args), children.clone());
     let folder = path.parent().map(PathBuf::from).unwrap_or_default();
-    let supervisor = Rc::new(Supervisor::new(&args.namespace, args.debug, folder, events.clone(), children.clone()));
+    let logs = Logs::new(&args.namespace, &args.id, children.clone());
+    let supervisor = Supervisor::new(&args.namespace, args.debug, folder, events.clone(), children.clone(), logs);
+    let supervisor = Rc::new(supervisor);
     reactor::spawn(events.clone().send());
     reactor::spawn(connection::accept(listener, supervisor.clone()));
     sys::trim_heap();

@@ -21,6 +21,7 @@ impl Supervisor {
             // Their messages are the same, only the package's name differs.
             "containerd.task.v2.Task" | "containerd.task.v3.Task" => self.call_task(method, message, from).await,
             "containerd.runtime.sandbox.v1.Sandbox" => self.call_sandbox(method, message, from).await,
+            "tare.shim.v1.Logs" => self.call_logs(method, message).await,
             service => Err(unknown("service", service)),
         }
     }

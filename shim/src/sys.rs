@@ -93,9 +93,12 @@ pub fn close_inherited() -> Result<(), Errno> {
 ///
 /// Source: mallopt(3).
 pub fn keep_heap_small() {
-    for (parameter, value) in
-        [(libc::M_TRIM_THRESHOLD, 32 << 10), (libc::M_TOP_PAD, 0), (libc::M_MMAP_THRESHOLD, 64 << 10)]
-    {
+    for (parameter, value) in [
+        (libc::M_TRIM_THRESHOLD, 32 << 10),
+        (libc::M_TOP_PAD, 0),
+        (libc::M_MMAP_THRESHOLD, 64 << 10),
+        (libc::M_ARENA_MAX, 1), // the writer of logs has threads; they share one heap
+    ] {
         // SAFETY: it takes numbers, and runs before any other thread could.
         unsafe { libc::mallopt(parameter, value) };
     }

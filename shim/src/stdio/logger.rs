@@ -153,7 +153,8 @@ mod tests {
         let uri = format!("binary://{}?k=v", program.display());
         reactor::run(async move {
             let children = Rc::new(Children::default());
-            let owner = Owner { namespace: "ns", id: "one", children: &children, uid: 0, gid: 0 };
+            let logs = crate::logs::Logs::new("ns", "one", children.clone());
+            let owner = Owner { namespace: "ns", id: "one", children: &children, logs: &logs, uid: 0, gid: 0 };
             let asked = Asked { stdout: uri.clone(), stderr: uri, ..Asked::default() };
             let (stdio, streams) = Stdio::open(&asked, &owner).await.unwrap();
             let mut process = Command::new("/bin/sh")

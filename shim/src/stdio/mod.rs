@@ -6,6 +6,7 @@
 //! | a path | the fifo itself, which the client has made; a plain file is appended to |
 //! | `file:///path` | that file, made if need be, appended to |
 //! | `binary:///program?key=value` | pipes to that program, a [`logger`] |
+//! | `cri:///path` | pipes to the pod's writer of [`logs`](crate::logs) |
 //! | a terminal | the terminal; its master side is copied to and from the above ([`terminal`]) |
 //!
 //! But for terminals no byte passes through us. We hold a reading end of each output fifo, so that a client that goes
@@ -27,6 +28,7 @@ use rustix::fs::OFlags;
 
 use crate::children::Children;
 use crate::error::{Doing as _, Failed};
+use crate::logs::{self, Log, Logs};
 use crate::reactor;
 use crate::runtime::Streams;
 use logger::Logger;
@@ -46,14 +48,16 @@ pub struct Asked {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{field}: {uri}: fifos, file:// and binary:// are supported")]
+    #[error("{field}: {uri}: fifos, file://, binary:// and cri:// are supported")]
     Scheme { field: &'static str, uri: String },
     #[error("stdin: {0}: only a fifo is supported")]
     Input(String),
-    #[error("stderr: {0}: a logger takes both outputs, so stdout and stderr must name the same")]
+    #[error("stderr: {0}: a logger, or a log, takes both outputs, so stdout and stderr must name the same")]
     Loggers(String),
     #[error("{uri}: {reason}")]
     Uri { uri: String, reason: &'static str },
+    #[error("{uri}: {error}")]
+    Log { uri: String, error: logs::Bad },
     #[error("the logger {0} ended before it was ready")]
     Logger(PathBuf),
     #[error(transparent)]
@@ -67,6 +71,7 @@ enum Sink {
     Path(PathBuf),
     File(PathBuf),
     Logger(logger::Program),
+    Log(logs::Place),
 }
 
 impl Sink {
@@ -76,6 +81,10 @@ impl Sink {
             None => Sink::Path(uri.into()),
             Some(("file", path)) if path.starts_with('/') => Sink::File(path.into()),
             Some(("binary", _)) => Sink::Logger(logger::Program::parse(uri)?),
+            Some(("cri", rest)) => {
+                let place = logs::Place::parse(rest);
+                Sink::Log(place.map_err(|error| Error::Log { uri: uri.to_owned(), error })?)
+            }
             Some(_) => return Err(Error::Scheme { field, uri: uri.to_owned() }),
         })
     }
@@ -89,6 +98,7 @@ pub struct Stdio {
     /// The writing end of the input fifo.
     input: Option<OwnedFd>,
     logger: Option<Logger>,
+    log: Option<Rc<Log>>,
     terminal: Option<Terminal>,
 }
 
@@ -97,6 +107,7 @@ pub struct Owner<'a> {
     pub namespace: &'a str,
     pub id: &'a str,
     pub children: &'a Rc<Children>,
+    pub logs: &'a Rc<Logs>,
     /// Who owns the pipes to a logger.
     pub uid: u32,
     pub gid: u32,
@@ -120,7 +131,16 @@ impl Stdio {
                 stdio.logger = Some(logger);
                 (Given::from(stdout), Given::from(stderr))
             }
-            (_, Sink::Logger(_)) => return Err(Error::Loggers(asked.stderr.clone())),
+            (Sink::Log(place), stderr) => {
+                if stderr != Sink::Null && stderr != Sink::Log(place.clone()) {
+                    return Err(Error::Loggers(asked.stderr.clone()));
+                }
+                let with_error = stderr != Sink::Null;
+                let (log, stdout, stderr) = owner.logs.open(place, with_error, (owner.uid, owner.gid)).await?;
+                stdio.log = Some(log);
+                (Given::from(stdout), stderr.map_or_else(Given::null, Given::from))
+            }
+            (_, Sink::Logger(_) | Sink::Log(_)) => return Err(Error::Loggers(asked.stderr.clone())),
             (stdout, stderr) => {
                 let same = stdout == stderr;
                 let stdout = stdio.open_output(stdout)?;
@@ -142,6 +162,11 @@ impl Stdio {
             Sink::Logger(program) => {
                 let (logger, [stdout, _]) = Logger::start(program, owner).await?;
                 stdio.logger = Some(logger);
+                Some(stdout)
+            }
+            Sink::Log(place) => {
+                let (log, stdout, _) = owner.logs.open(place, false, (owner.uid, owner.gid)).await?;
+                stdio.log = Some(log);
                 Some(stdout)
             }
             sink => stdio.open_output(sink)?,
@@ -170,7 +195,7 @@ impl Stdio {
     /// A writing end for the process.
     fn open_output(&mut self, sink: Sink) -> Result<Option<OwnedFd>, Error> {
         match sink {
-            Sink::Null | Sink::Logger(_) => Ok(None),
+            Sink::Null | Sink::Logger(_) | Sink::Log(_) => Ok(None),
             Sink::File(path) => Ok(Some(log_file(&path)?)),
             Sink::Path(path) => {
                 let doing = || format!("opening {}", path.display());
@@ -186,6 +211,10 @@ impl Stdio {
                 Ok(Some(writer.into()))
             }
         }
+    }
+
+    pub fn log(&self) -> Option<Rc<Log>> {
+        self.log.clone()
     }
 
     pub fn terminal(&self) -> Option<&Terminal> {
@@ -205,6 +234,9 @@ impl Stdio {
         }
         drop(self.input);
         drop(self.held);
+        if let Some(log) = self.log {
+            let _ = reactor::timeout(DRAIN, log.ended()).await; // a child of the process may still write
+        }
         if let Some(logger) = self.logger {
             logger.finish().await;
         }
@@ -251,7 +283,8 @@ mod tests {
     fn opened(asked: Asked) -> Result<(Stdio, Streams), Error> {
         reactor::run(async move {
             let children = Rc::new(Children::default());
-            let owner = Owner { namespace: "ns", id: "one", children: &children, uid: 0, gid: 0 };
+            let logs = Logs::new("ns", "one", children.clone());
+            let owner = Owner { namespace: "ns", id: "one", children: &children, logs: &logs, uid: 0, gid: 0 };
             Stdio::open(&asked, &owner).await
         })
         .unwrap()
@@ -320,7 +353,7 @@ mod tests {
         let refused = |asked| opened(asked).err().unwrap().to_string();
         let stream = "ttrpc+unix:///run/s?streaming_id=1";
         let said = refused(Asked { stdout: stream.into(), ..Asked::default() });
-        assert_eq!(said, format!("stdout: {stream}: fifos, file:// and binary:// are supported"));
+        assert_eq!(said, format!("stdout: {stream}: fifos, file://, binary:// and cri:// are supported"));
         let said = refused(Asked { stdin: stream.into(), ..Asked::default() });
         assert_eq!(said, format!("stdin: {stream}: only a fifo is supported"));
         let said = refused(Asked { stdout: "/nonexistent/fifo".into(), ..Asked::default() });

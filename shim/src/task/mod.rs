@@ -25,6 +25,7 @@ use tare_proto::ttrpc::{Code, Error};
 use crate::cgroup::{Cgroups, OomWatch};
 use crate::children::Children;
 use crate::events::Events;
+use crate::logs::{Log, Logs};
 use crate::reactor::Latch;
 use crate::runtime::Runtime;
 use crate::sandbox::Sandbox;
@@ -37,6 +38,7 @@ pub struct Supervisor {
     pub debug: bool,
     pub events: Rc<Events>,
     pub children: Rc<Children>,
+    pub logs: Rc<Logs>,
     /// A folder of our own, for sockets that a terminal is handed over by.
     pub sockets: PathBuf,
     /// Set when the last task is gone and the daemon says so.
@@ -70,12 +72,14 @@ impl Supervisor {
         sockets: PathBuf,
         events: Rc<Events>,
         children: Rc<Children>,
+        logs: Rc<Logs>,
     ) -> Supervisor {
         Supervisor {
             namespace: namespace.to_owned(),
             debug,
             events,
             children,
+            logs,
             sockets,
             over: Latch::new(),
             containers: RefCell::default(),
@@ -95,6 +99,19 @@ impl Supervisor {
         let container = self.container(id)?;
         let process = container.process(exec)?;
         Ok((container, process))
+    }
+
+    /// The log of one process, if its output goes to one.
+    pub(crate) fn log_of(&self, id: &str, exec: &str) -> Result<Option<Rc<Log>>, Error> {
+        Ok(self.process(id, exec)?.1.stdio().log())
+    }
+
+    /// All logs of a container's processes.
+    pub(crate) fn logs_of(&self, id: &str) -> Result<Vec<Rc<Log>>, Error> {
+        let container = self.container(id)?;
+        let execs = container.execs.borrow();
+        let processes = std::iter::once(&container.init).chain(execs.values());
+        Ok(processes.filter_map(|process| process.stdio().log()).collect())
     }
 
     fn number(&self) -> u64 {
