@@ -119,6 +119,10 @@ fn launch(kind: Kind, dir: &Path) -> Result<Child> {
         Kind::Tared => {
             let mut command = Command::new(programs::tare("tared")?);
             command.arg("--root").arg(root).arg("--state").arg(state).arg("--address").arg(socket(dir));
+            let config = dir.join("config.toml");
+            if config.exists() {
+                command.arg("--config").arg(config); // what a test has put there
+            }
             command
         }
         Kind::Containerd(tree) => {

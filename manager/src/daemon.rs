@@ -57,12 +57,13 @@ async fn serve(config: &Config) -> Result<()> {
         folder(path, mode)?;
     }
     let services = assemble(config)?;
-    let cri = Cri::new(services.clone(), config.cri.clone());
+    let cri = Cri::new(services.clone(), config.cri.clone())?;
     // Shims send what they kept for us as soon as they can, and bundles that are found are asked at once.
     let events = bind(&config.ttrpc.address, 0o600, None)?;
     let forwarding = tokio::spawn(forward::serve(events, services.events.clone()));
     services.sandboxes.recover().await?;
     services.tasks.recover().await?;
+    cri.recover().await?;
     let collecting = tokio::spawn(services.collector.clone().run());
     let restarting = tokio::spawn(services.restarts(config.plugins.restart.interval.0).run());
     let listener = bind(&config.grpc.address, 0o660, Some((config.grpc.uid, config.grpc.gid)))?;

@@ -28,6 +28,8 @@ pub enum Error {
     #[error("{0}: aborted")]
     Aborted(String),
     #[error("{0}")]
+    DeadlineExceeded(String),
+    #[error("{0}")]
     Internal(String),
     /// Somebody else's failure, in their words.
     #[error("{0}")]
@@ -62,6 +64,7 @@ impl Error {
         | Error::Unimplemented(text)
         | Error::PermissionDenied(text)
         | Error::Aborted(text)
+        | Error::DeadlineExceeded(text)
         | Error::Internal(text)
         | Error::Unknown(text)) = &mut self;
         text.insert_str(0, &format!("{context}: "));

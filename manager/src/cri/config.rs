@@ -6,16 +6,19 @@
 //! systemd_cgroup = false          # the cgroup driver that the kubelet is told to use as well
 //! [cri.runtimes.tare]
 //! type = "io.containerd.tare.v2"  # the shim
+//! binary = "/usr/bin/crun"        # the runtime, instead of tare
 //! [cri.cni]                       # see cni/settings.rs
-//! conf_dir = "/etc/cni/net.d"
-//! bin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
 //! ```
 
 use std::collections::BTreeMap;
 
+use prost_types::Any;
 use serde::{Deserialize, Serialize};
+use tare_proto::any;
+use tare_proto::containerd::runc::v1::Options;
 
 use crate::cni;
+use crate::error::{Error, Result};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -31,16 +34,37 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct Runtime {
     pub r#type: String,
+    #[serde(default)]
+    pub binary: String,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        let tare = Runtime { r#type: "io.containerd.tare.v2".into() };
+        let tare = Runtime { r#type: "io.containerd.tare.v2".into(), binary: String::new() };
         Config {
             default_runtime: "tare".into(),
             systemd_cgroup: false,
             runtimes: [("tare".to_owned(), tare)].into(),
             cni: cni::Settings::default(),
         }
+    }
+}
+
+impl Config {
+    /// The runtime of a handler; the default one if it has no name.
+    ///
+    /// # Errors
+    /// `NotFound`: none of that name is configured.
+    pub fn runtime(&self, handler: &str) -> Result<&Runtime> {
+        let name = if handler.is_empty() { &self.default_runtime } else { handler };
+        self.runtimes.get(name).ok_or_else(|| Error::NotFound(format!("no runtime for {name:?} is configured")))
+    }
+}
+
+impl Runtime {
+    /// As the shim reads them.
+    pub fn options(&self, systemd_cgroup: bool) -> Any {
+        let options = Options { binary_name: self.binary.clone(), systemd_cgroup, ..Options::default() };
+        any::pack("containerd.runc.v1.Options", &options)
     }
 }

@@ -1,15 +1,36 @@
-//! CRI's RuntimeService: each method checks nothing and does nothing, it calls one function.
+//! CRI's RuntimeService: each method calls one function and translates its answer.
+//!
+//! What makes, changes or removes something runs to its end even if the client goes away: half of it must not stay.
 
 use tare_proto::runtime::v1 as pb;
 use tonic::{Request, Response, Status};
 
 use super::{Answers, Cri};
-use crate::error::Error;
+use crate::error::{Error, Result as Outcome};
 
 type Answer<T> = Result<Response<T>, Status>;
 
 fn unserved<T>(method: &str) -> Answer<T> {
     Err(Error::Unimplemented(format!("RuntimeService.{method}")).into())
+}
+
+/// A list in pieces that fit into messages.
+fn in_pieces<T: Send + 'static, M: Send + 'static>(list: Vec<T>, message: fn(Vec<T>) -> M) -> Response<Answers<M>> {
+    const PIECE: usize = 100;
+    let mut list = list.into_iter();
+    Response::new(Box::pin(tokio_stream::iter(std::iter::from_fn(move || {
+        let piece: Vec<T> = list.by_ref().take(PIECE).collect();
+        if piece.is_empty() { None } else { Some(Ok(message(piece))) }
+    }))))
+}
+
+impl Cri {
+    async fn whole<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Outcome<T>> + Send + 'static,
+    ) -> Result<T, Status> {
+        self.parts.finish(work).await
+    }
 }
 
 #[tonic::async_trait]
@@ -25,72 +46,110 @@ impl pb::runtime_service_server::RuntimeService for Cri {
         Ok(Response::new(Cri::version()))
     }
 
-    async fn run_pod_sandbox(&self, _: Request<pb::RunPodSandboxRequest>) -> Answer<pb::RunPodSandboxResponse> {
-        unserved("RunPodSandbox")
+    async fn run_pod_sandbox(&self, request: Request<pb::RunPodSandboxRequest>) -> Answer<pb::RunPodSandboxResponse> {
+        let (cri, request) = (self.clone(), request.into_inner());
+        let pod_sandbox_id = self.whole(async move { cri.run_pod(request).await }).await?;
+        Ok(Response::new(pb::RunPodSandboxResponse { pod_sandbox_id }))
     }
 
-    async fn stop_pod_sandbox(&self, _: Request<pb::StopPodSandboxRequest>) -> Answer<pb::StopPodSandboxResponse> {
-        unserved("StopPodSandbox")
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<pb::StopPodSandboxRequest>,
+    ) -> Answer<pb::StopPodSandboxResponse> {
+        let (cri, request) = (self.clone(), request.into_inner());
+        self.whole(async move { cri.stop_pod(&request.pod_sandbox_id).await }).await?;
+        Ok(Response::new(pb::StopPodSandboxResponse {}))
     }
 
     async fn remove_pod_sandbox(
         &self,
-        _: Request<pb::RemovePodSandboxRequest>,
+        request: Request<pb::RemovePodSandboxRequest>,
     ) -> Answer<pb::RemovePodSandboxResponse> {
-        unserved("RemovePodSandbox")
+        let (cri, request) = (self.clone(), request.into_inner());
+        self.whole(async move { cri.remove_pod(&request.pod_sandbox_id).await }).await?;
+        Ok(Response::new(pb::RemovePodSandboxResponse {}))
     }
 
     async fn pod_sandbox_status(
         &self,
-        _: Request<pb::PodSandboxStatusRequest>,
+        request: Request<pb::PodSandboxStatusRequest>,
     ) -> Answer<pb::PodSandboxStatusResponse> {
-        unserved("PodSandboxStatus")
+        Ok(Response::new(self.pod_status(request.get_ref()).await?))
     }
 
-    async fn list_pod_sandbox(&self, _: Request<pb::ListPodSandboxRequest>) -> Answer<pb::ListPodSandboxResponse> {
-        unserved("ListPodSandbox")
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<pb::ListPodSandboxRequest>,
+    ) -> Answer<pb::ListPodSandboxResponse> {
+        let items = self.list_pods(request.get_ref().filter.as_ref());
+        Ok(Response::new(pb::ListPodSandboxResponse { items }))
     }
 
     async fn stream_pod_sandboxes(
         &self,
-        _: Request<pb::StreamPodSandboxesRequest>,
+        request: Request<pb::StreamPodSandboxesRequest>,
     ) -> Answer<Self::StreamPodSandboxesStream> {
-        unserved("StreamPodSandboxes")
+        let list = self.list_pods(request.get_ref().filter.as_ref());
+        Ok(in_pieces(list, |pod_sandboxes| pb::StreamPodSandboxesResponse { pod_sandboxes }))
     }
 
-    async fn create_container(&self, _: Request<pb::CreateContainerRequest>) -> Answer<pb::CreateContainerResponse> {
-        unserved("CreateContainer")
+    async fn create_container(
+        &self,
+        request: Request<pb::CreateContainerRequest>,
+    ) -> Answer<pb::CreateContainerResponse> {
+        let (cri, request) = (self.clone(), request.into_inner());
+        let container_id = self.whole(async move { cri.create_container(request).await }).await?;
+        Ok(Response::new(pb::CreateContainerResponse { container_id }))
     }
 
-    async fn start_container(&self, _: Request<pb::StartContainerRequest>) -> Answer<pb::StartContainerResponse> {
-        unserved("StartContainer")
+    async fn start_container(&self, request: Request<pb::StartContainerRequest>) -> Answer<pb::StartContainerResponse> {
+        let (cri, request) = (self.clone(), request.into_inner());
+        self.whole(async move { cri.start_container(&request.container_id).await }).await?;
+        Ok(Response::new(pb::StartContainerResponse {}))
     }
 
-    async fn stop_container(&self, _: Request<pb::StopContainerRequest>) -> Answer<pb::StopContainerResponse> {
-        unserved("StopContainer")
+    async fn stop_container(&self, request: Request<pb::StopContainerRequest>) -> Answer<pb::StopContainerResponse> {
+        let request = request.into_inner();
+        self.stop_container(&request.container_id, request.timeout).await?;
+        Ok(Response::new(pb::StopContainerResponse {}))
     }
 
-    async fn remove_container(&self, _: Request<pb::RemoveContainerRequest>) -> Answer<pb::RemoveContainerResponse> {
-        unserved("RemoveContainer")
+    async fn remove_container(
+        &self,
+        request: Request<pb::RemoveContainerRequest>,
+    ) -> Answer<pb::RemoveContainerResponse> {
+        let (cri, request) = (self.clone(), request.into_inner());
+        self.whole(async move { cri.remove_container(&request.container_id).await }).await?;
+        Ok(Response::new(pb::RemoveContainerResponse {}))
     }
 
-    async fn list_containers(&self, _: Request<pb::ListContainersRequest>) -> Answer<pb::ListContainersResponse> {
-        unserved("ListContainers")
+    async fn list_containers(&self, request: Request<pb::ListContainersRequest>) -> Answer<pb::ListContainersResponse> {
+        let containers = self.list_containers(request.get_ref().filter.as_ref());
+        Ok(Response::new(pb::ListContainersResponse { containers }))
     }
 
-    async fn stream_containers(&self, _: Request<pb::StreamContainersRequest>) -> Answer<Self::StreamContainersStream> {
-        unserved("StreamContainers")
+    async fn stream_containers(
+        &self,
+        request: Request<pb::StreamContainersRequest>,
+    ) -> Answer<Self::StreamContainersStream> {
+        let list = self.list_containers(request.get_ref().filter.as_ref());
+        Ok(in_pieces(list, |containers| pb::StreamContainersResponse { containers }))
     }
 
-    async fn container_status(&self, _: Request<pb::ContainerStatusRequest>) -> Answer<pb::ContainerStatusResponse> {
-        unserved("ContainerStatus")
+    async fn container_status(
+        &self,
+        request: Request<pb::ContainerStatusRequest>,
+    ) -> Answer<pb::ContainerStatusResponse> {
+        Ok(Response::new(self.container_status(request.get_ref()).await?))
     }
 
     async fn update_container_resources(
         &self,
-        _: Request<pb::UpdateContainerResourcesRequest>,
+        request: Request<pb::UpdateContainerResourcesRequest>,
     ) -> Answer<pb::UpdateContainerResourcesResponse> {
-        unserved("UpdateContainerResources")
+        let (cri, request) = (self.clone(), request.into_inner());
+        self.whole(async move { cri.update_resources(request).await }).await?;
+        Ok(Response::new(pb::UpdateContainerResourcesResponse {}))
     }
 
     async fn reopen_container_log(
@@ -100,8 +159,10 @@ impl pb::runtime_service_server::RuntimeService for Cri {
         unserved("ReopenContainerLog")
     }
 
-    async fn exec_sync(&self, _: Request<pb::ExecSyncRequest>) -> Answer<pb::ExecSyncResponse> {
-        unserved("ExecSync")
+    async fn exec_sync(&self, request: Request<pb::ExecSyncRequest>) -> Answer<pb::ExecSyncResponse> {
+        let (cri, request) = (self.clone(), request.into_inner());
+        let answer = self.whole(async move { cri.exec_sync(request).await }).await?;
+        Ok(Response::new(answer))
     }
 
     async fn exec(&self, _: Request<pb::ExecRequest>) -> Answer<pb::ExecResponse> {
@@ -156,11 +217,12 @@ impl pb::runtime_service_server::RuntimeService for Cri {
         &self,
         _: Request<pb::UpdateRuntimeConfigRequest>,
     ) -> Answer<pb::UpdateRuntimeConfigResponse> {
-        unserved("UpdateRuntimeConfig")
+        // The pod network is CNI's to know: there is nothing that a range of addresses could be given to.
+        Ok(Response::new(pb::UpdateRuntimeConfigResponse {}))
     }
 
-    async fn status(&self, _: Request<pb::StatusRequest>) -> Answer<pb::StatusResponse> {
-        Ok(Response::new(Cri::status(self).await))
+    async fn status(&self, request: Request<pb::StatusRequest>) -> Answer<pb::StatusResponse> {
+        Ok(Response::new(self.runtime_status(request.get_ref().verbose).await))
     }
 
     async fn checkpoint_container(
@@ -171,7 +233,7 @@ impl pb::runtime_service_server::RuntimeService for Cri {
     }
 
     async fn get_container_events(&self, _: Request<pb::GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {
-        unserved("GetContainerEvents")
+        Ok(Response::new(self.container_events()))
     }
 
     async fn list_metric_descriptors(
@@ -201,8 +263,9 @@ impl pb::runtime_service_server::RuntimeService for Cri {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<pb::UpdatePodSandboxResourcesRequest>,
+        request: Request<pb::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<pb::UpdatePodSandboxResourcesResponse> {
-        unserved("UpdatePodSandboxResources")
+        self.update_pod(request.into_inner()).await?;
+        Ok(Response::new(pb::UpdatePodSandboxResourcesResponse {}))
     }
 }

@@ -1,5 +1,7 @@
 //! What the runtime says of itself: versions, conditions, the cgroup driver.
 
+use std::collections::HashMap;
+
 use tare_proto::runtime::v1 as pb;
 
 use super::Cri;
@@ -15,10 +17,10 @@ impl Cri {
         }
     }
 
-    pub(super) async fn status(&self) -> pb::StatusResponse {
-        let condition = |name: &str| pb::RuntimeCondition { r#type: name.into(), status: true, ..Default::default() };
+    pub(super) async fn runtime_status(&self, verbose: bool) -> pb::StatusResponse {
+        let ready = |name: &str| pb::RuntimeCondition { r#type: name.into(), status: true, ..Default::default() };
         let network = match self.network.status().await {
-            Ok(()) => condition("NetworkReady"),
+            Ok(()) => ready("NetworkReady"),
             Err(error) => pb::RuntimeCondition {
                 r#type: "NetworkReady".into(),
                 status: false,
@@ -28,12 +30,28 @@ impl Cri {
         };
         // The nameless handler is the default one.
         let names = std::iter::once("").chain(self.config.runtimes.keys().map(String::as_str));
-        let handlers = names.map(|name| pb::RuntimeHandler { name: name.into(), features: None });
+        let features = pb::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: true };
+        let handlers = names.map(|name| pb::RuntimeHandler { name: name.into(), features: Some(features) });
         pb::StatusResponse {
-            status: Some(pb::RuntimeStatus { conditions: vec![condition("RuntimeReady"), network] }),
+            status: Some(pb::RuntimeStatus { conditions: vec![ready("RuntimeReady"), network] }),
+            info: if verbose { self.about() } else { HashMap::new() },
             runtime_handlers: handlers.collect(),
-            ..pb::StatusResponse::default()
+            features: Some(pb::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
         }
+    }
+
+    /// JSON under the names that `crictl info` and the like look for.
+    fn about(&self) -> HashMap<String, String> {
+        let config = serde_json::to_string(&*self.config).unwrap_or_default();
+        let (networks, outcome) = match self.network.configuration() {
+            Ok(networks) => (networks, "OK".to_owned()),
+            Err(error) => (Vec::new(), error.to_string()),
+        };
+        HashMap::from([
+            ("config".into(), config),
+            ("cniconfig".into(), serde_json::json!({ "Networks": networks }).to_string()),
+            ("lastCNILoadStatus".into(), outcome),
+        ])
     }
 
     pub(super) fn runtime_config(&self) -> pb::RuntimeConfigResponse {

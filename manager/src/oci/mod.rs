@@ -2,9 +2,10 @@
 //!
 //! Source: runtime-spec config.md; the defaults are docker's.
 
-mod seccomp;
-mod user;
+pub(crate) mod seccomp;
+pub(crate) mod user;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -90,6 +91,8 @@ pub struct ImageConfig {
     pub cmd: Option<Vec<String>>,
     pub working_dir: String,
     pub stop_signal: String,
+    /// Their paths are the keys.
+    pub volumes: Option<BTreeMap<String, Value>>,
 }
 
 impl ImageConfig {

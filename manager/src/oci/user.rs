@@ -66,25 +66,25 @@ impl User {
     }
 }
 
-fn unknown(kind: &str, name: &str) -> Error {
+pub(crate) fn unknown(kind: &str, name: &str) -> Error {
     Error::InvalidArgument(format!("unable to find {kind} {name}: no matching entries in the image"))
 }
 
 /// A number if the text is one; too large a one is an error, since as a name it could be root.
-fn number(text: &str) -> Result<Option<u32>> {
+pub(crate) fn number(text: &str) -> Result<Option<u32>> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Ok(None);
     }
     id(text).map(Some)
 }
 
-fn id(text: &str) -> Result<u32> {
+pub(crate) fn id(text: &str) -> Result<u32> {
     let number = text.parse::<u32>().ok().filter(|number| i32::try_from(*number).is_ok());
     number.ok_or_else(|| Error::InvalidArgument(format!("{text:?} is not a user or group id")))
 }
 
 /// The rows of a file of the image with at least so many fields; none if there is no such file.
-fn rows(rootfs: &Path, file: &str, fields: usize) -> Vec<Vec<String>> {
+pub(crate) fn rows(rootfs: &Path, file: &str, fields: usize) -> Vec<Vec<String>> {
     let open = || {
         let root = openat(CWD, rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;

@@ -13,9 +13,8 @@ use tare_proto::containerd::services::images::v1::ImageDelete;
 use tare_proto::runtime::v1 as pb;
 use tonic::{Request, Response, Status};
 
-use super::{Answers, Cri};
+use super::{Answers, Cri, namespace};
 use crate::error::{Error, Result as Outcome};
-use crate::names::Namespace;
 pub(super) use catalog::Catalog;
 use catalog::Image;
 pub(super) use filesystem::Counted;
@@ -110,7 +109,7 @@ impl Cri {
     }
 
     /// By id, by the beginning of one, or by any name.
-    fn find_image(&self, reference: &str) -> Outcome<Option<Image>> {
+    pub(in crate::cri) fn find_image(&self, reference: &str) -> Outcome<Option<Image>> {
         let images = self.catalog.list(&self.parts, &namespace())?;
         let named = name::complete(reference).ok();
         let has = |image: &&Image| image.names.iter().any(|name| Some(name) == named.as_ref() || name == reference);
@@ -142,11 +141,6 @@ impl Cri {
         let work = tokio::task::spawn_blocking(move || work(&cri)).await;
         work.map_err(|error| Error::Internal(format!("a request ended early: {error}")))?
     }
-}
-
-/// Where everything of CRI lives.
-fn namespace() -> Namespace {
-    Namespace::parse("k8s.io").expect("it is a name")
 }
 
 fn reference(image: Option<pb::ImageSpec>) -> Outcome<String> {

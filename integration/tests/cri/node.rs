@@ -1,0 +1,227 @@
+//! A node: tared with a registry that holds `busybox:latest`, and what a kubelet would send.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tare_integration::daemon::{Daemon, Kind};
+use tare_integration::inventory::Inventory;
+use tare_integration::{image, registry::Registry};
+use tare_proto::runtime::v1 as pb;
+use tare_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+pub struct Node {
+    pub daemon: Daemon,
+    pub client: RuntimeServiceClient<Channel>,
+    pub image: String,
+    /// Part of every name here, so that what is left behind is found.
+    pub mark: String,
+    pub dir: TempDir,
+    _registry: Registry,
+}
+
+impl Node {
+    pub async fn start() -> Node {
+        Node::with("").await
+    }
+
+    /// With more lines for the configuration file.
+    pub async fn with(config: &str) -> Node {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let dir = tempfile::Builder::new().prefix("tare-cri.").tempdir().unwrap();
+        let registry = Registry::start(dir.path()).unwrap();
+        registry.push("busybox", "latest", &image::busybox().unwrap()).unwrap();
+        if !config.is_empty() {
+            std::fs::write(dir.path().join("config.toml"), config).unwrap();
+        }
+        let daemon = Daemon::start(Kind::Tared, dir.path()).unwrap();
+        let image = registry.reference("busybox:latest");
+        let pull = ["-n", "k8s.io", "image", "pull", "--plain-http", &image];
+        let pulled = daemon.ctr("newer").unwrap().args(pull).output().unwrap();
+        assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+        let mark = format!("tarecri{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let client = connect(daemon.socket()).await;
+        Node { daemon, client, image, mark, dir, _registry: registry }
+    }
+
+    pub async fn crash_and_restart(&mut self) {
+        self.daemon.crash_and_restart().unwrap();
+        self.client = connect(self.daemon.socket()).await;
+    }
+
+    /// A pod in the host's network: it needs no plugins.
+    pub fn pod(&self, name: &str) -> pb::PodSandboxConfig {
+        let options = pb::NamespaceOption { network: pb::NamespaceMode::Node.into(), ..Default::default() };
+        let security = pb::LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
+        let linux = pb::LinuxPodSandboxConfig {
+            cgroup_parent: format!("/{}", self.mark),
+            security_context: Some(security),
+            ..Default::default()
+        };
+        let metadata = pb::PodSandboxMetadata {
+            name: name.into(),
+            uid: format!("{}-{name}", self.mark),
+            namespace: "ns".into(),
+            attempt: 0,
+        };
+        pb::PodSandboxConfig {
+            metadata: Some(metadata),
+            log_directory: self.logs().display().to_string(),
+            labels: HashMap::from([("app".into(), name.into())]),
+            annotations: HashMap::from([("note".into(), "x".into())]),
+            linux: Some(linux),
+            ..Default::default()
+        }
+    }
+
+    pub fn container(&self, name: &str, command: &str) -> pb::ContainerConfig {
+        pb::ContainerConfig {
+            metadata: Some(pb::ContainerMetadata { name: name.into(), attempt: 0 }),
+            image: Some(pb::ImageSpec { image: self.image.clone(), ..Default::default() }),
+            command: vec!["/bin/sh".into(), "-c".into(), command.into()],
+            labels: HashMap::from([("part".into(), name.into())]),
+            ..Default::default()
+        }
+    }
+
+    pub fn logs(&self) -> PathBuf {
+        self.dir.path().join("logs")
+    }
+
+    pub async fn run(&mut self, config: pb::PodSandboxConfig) -> String {
+        let request = pb::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+        let answer = self.client.run_pod_sandbox(request).await;
+        answer.unwrap_or_else(|error| panic!("{error}\n{}", self.daemon.log())).into_inner().pod_sandbox_id
+    }
+
+    pub async fn create(&mut self, pod: &str, config: pb::ContainerConfig) -> Result<String, tonic::Status> {
+        let request = pb::CreateContainerRequest {
+            pod_sandbox_id: pod.into(),
+            config: Some(config),
+            sandbox_config: Some(pb::PodSandboxConfig::default()),
+        };
+        Ok(self.client.create_container(request).await?.into_inner().container_id)
+    }
+
+    pub async fn start_container(&mut self, id: &str) {
+        let started = self.client.start_container(pb::StartContainerRequest { container_id: id.into() }).await;
+        started.unwrap_or_else(|error| panic!("{error}\n{}", self.daemon.log()));
+    }
+
+    /// Created and started.
+    pub async fn running(&mut self, pod: &str, config: pb::ContainerConfig) -> String {
+        let id = self.create(pod, config).await.unwrap();
+        self.start_container(&id).await;
+        id
+    }
+
+    pub async fn exec(
+        &mut self,
+        container: &str,
+        command: &str,
+        timeout: i64,
+    ) -> Result<pb::ExecSyncResponse, tonic::Status> {
+        let cmd = vec!["/bin/sh".into(), "-c".into(), command.into()];
+        let request = pb::ExecSyncRequest { container_id: container.into(), cmd, timeout };
+        Ok(self.client.exec_sync(request).await?.into_inner())
+    }
+
+    /// What a command in a container prints; it must succeed.
+    pub async fn prints(&mut self, container: &str, command: &str) -> String {
+        let said = self.exec(container, command, 10).await.unwrap();
+        assert_eq!((said.exit_code, String::from_utf8_lossy(&said.stderr).as_ref()), (0, ""), "{command}");
+        String::from_utf8(said.stdout).unwrap()
+    }
+
+    pub async fn status(&mut self, id: &str) -> pb::ContainerStatus {
+        let request = pb::ContainerStatusRequest { container_id: id.into(), verbose: true };
+        self.client.container_status(request).await.unwrap().into_inner().status.unwrap()
+    }
+
+    pub async fn pod_status(&mut self, id: &str) -> pb::PodSandboxStatus {
+        let request = pb::PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose: true };
+        self.client.pod_sandbox_status(request).await.unwrap().into_inner().status.unwrap()
+    }
+
+    /// Waits for the container's end.
+    pub async fn ended(&mut self, id: &str) -> pb::ContainerStatus {
+        for _ in 0..2000 {
+            let status = self.status(id).await;
+            if status.state() == pb::ContainerState::ContainerExited {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("container {id} does not end:\n{}", self.daemon.log());
+    }
+
+    pub async fn stop_container(&mut self, id: &str, timeout: i64) {
+        let request = pb::StopContainerRequest { container_id: id.into(), timeout };
+        self.client.stop_container(request).await.unwrap();
+    }
+
+    pub async fn remove_container(&mut self, id: &str) {
+        self.client.remove_container(pb::RemoveContainerRequest { container_id: id.into() }).await.unwrap();
+    }
+
+    pub async fn stop(&mut self, pod: &str) {
+        let stopped = self.client.stop_pod_sandbox(pb::StopPodSandboxRequest { pod_sandbox_id: pod.into() }).await;
+        stopped.unwrap_or_else(|error| panic!("{error}\n{}", self.daemon.log()));
+    }
+
+    pub async fn remove(&mut self, pod: &str) {
+        let removed = self.client.remove_pod_sandbox(pb::RemovePodSandboxRequest { pod_sandbox_id: pod.into() }).await;
+        removed.unwrap_or_else(|error| panic!("{error}\n{}", self.daemon.log()));
+    }
+
+    pub async fn pods(&mut self) -> Vec<pb::PodSandbox> {
+        self.client.list_pod_sandbox(pb::ListPodSandboxRequest::default()).await.unwrap().into_inner().items
+    }
+
+    pub async fn containers(&mut self, filter: pb::ContainerFilter) -> Vec<pb::Container> {
+        let request = pb::ListContainersRequest { filter: Some(filter) };
+        self.client.list_containers(request).await.unwrap().into_inner().containers
+    }
+
+    /// Ends the daemon, and checks that nothing of the node is left.
+    pub fn end(self) {
+        let (private, mark) = (self.dir.path().display().to_string(), self.mark.clone());
+        for folder in ["state/io.containerd.grpc.v1.cri", "root/io.containerd.grpc.v1.cri"] {
+            for kind in ["sandboxes", "containers"] {
+                assert_eq!(entries(&self.dir.path().join(folder).join(kind)), 0, "{folder}/{kind}");
+            }
+        }
+        for bundles in ["io.containerd.runtime.v2.task", "io.containerd.sandbox.controller.v1.shim"] {
+            assert_eq!(entries(&self.dir.path().join("state").join(bundles).join("k8s.io")), 0, "{bundles}");
+        }
+        drop(self.daemon);
+        drop(self._registry);
+        cgroups_of_the_kubelet(&mark);
+        let left = Inventory::settled(&[&private, &mark]);
+        assert!(left.is_empty(), "{left:#?}");
+    }
+}
+
+/// The pods' parent is the kubelet's to make and remove.
+fn cgroups_of_the_kubelet(mark: &str) {
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let _ = std::fs::remove_dir(hierarchy.path().join(mark)); // it is not in each, and one that is not empty is found
+    }
+}
+
+fn entries(folder: &Path) -> usize {
+    std::fs::read_dir(folder).map_or(0, |entries| entries.count())
+}
+
+async fn connect(socket: PathBuf) -> RuntimeServiceClient<Channel> {
+    let connect = move |_: Uri| {
+        let socket = socket.clone();
+        async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+    };
+    let channel = Endpoint::from_static("http://tared").connect_with_connector(tower::service_fn(connect)).await;
+    RuntimeServiceClient::new(channel.unwrap()).max_decoding_message_size(64 << 20)
+}

@@ -1,0 +1,168 @@
+//! What confines a container beyond its capabilities: seccomp, AppArmor, SELinux; and what this host has of that.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tare_proto::runtime::v1 as pb;
+use tare_proto::runtime::v1::security_profile::ProfileType;
+
+use crate::cri::rows;
+use crate::error::{Doing as _, Error, Result};
+use crate::oci;
+
+/// What this host can do, looked at once.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Cgroup v2 alone.
+    pub unified: bool,
+    pub counts_swap: bool,
+    pub counts_hugepages: bool,
+    pub apparmor: bool,
+    pub selinux: bool,
+    /// Without CAP_SYS_RESOURCE nobody whom we start may have a lower one. Source: proc_pid_oom_score_adj(5).
+    pub lowest_oom_score: i64,
+    pub hostname: String,
+}
+
+impl Host {
+    pub fn look() -> Host {
+        let there = |path: &str| Path::new(path).exists();
+        let yes = |path: &str| fs::read_to_string(path).is_ok_and(|text| text.starts_with(['Y', '1']));
+        let unified = there("/sys/fs/cgroup/cgroup.controllers");
+        let hugepages = fs::read_to_string("/proc/cgroups").unwrap_or_default();
+        Host {
+            unified,
+            counts_swap: there("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+                || unified && there("/proc/self/ns/cgroup") && swap_of_own_cgroup(),
+            counts_hugepages: hugepages.lines().any(|line| line.starts_with("hugetlb\t")),
+            apparmor: yes("/sys/module/apparmor/parameters/enabled"),
+            selinux: there("/sys/fs/selinux/enforce"),
+            lowest_oom_score: lowest_oom_score(),
+            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        }
+    }
+
+    /// The pod's name, or this host's if it has none of its own.
+    pub fn name_for(&self, pod: &pb::PodSandboxConfig) -> String {
+        if pod.hostname.is_empty() { self.hostname.clone() } else { pod.hostname.clone() }
+    }
+}
+
+/// The root of the tree has no limits; ours tells whether there are any.
+fn swap_of_own_cgroup() -> bool {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let tree = Path::new("/sys/fs/cgroup");
+    let below = fs::read_dir(tree).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    tree.join(own).join("memory.swap.max").exists() || below.into_iter().any(|dir| dir.join("memory.swap.max").exists())
+}
+
+fn lowest_oom_score() -> i64 {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0);
+    if effective >> CAP_SYS_RESOURCE & 1 == 1 {
+        return -1000;
+    }
+    let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    own.trim().parse().unwrap_or(0)
+}
+
+/// A profile in the new field, or in the old one that is a string.
+fn profile(field: &str, new: Option<&pb::SecurityProfile>, old: &str) -> Result<(ProfileType, String)> {
+    if let Some(profile) = new {
+        let name = profile.localhost_ref.strip_prefix("localhost/").unwrap_or(&profile.localhost_ref);
+        let kind = profile.profile_type();
+        return match (kind, name) {
+            (ProfileType::Localhost, "") => {
+                Err(Error::InvalidArgument(format!("security_context.{field}: LOCALHOST needs localhost_ref")))
+            }
+            (ProfileType::Localhost, name) => Ok((kind, name.to_owned())),
+            (kind, "") => Ok((kind, String::new())),
+            _ => Err(Error::InvalidArgument(format!("security_context.{field}: localhost_ref is for LOCALHOST"))),
+        };
+    }
+    match old {
+        "" | "unconfined" => Ok((ProfileType::Unconfined, String::new())),
+        "runtime/default" | "docker/default" => Ok((ProfileType::RuntimeDefault, String::new())),
+        _ => match old.strip_prefix("localhost/") {
+            Some(name) if !name.is_empty() => Ok((ProfileType::Localhost, name.to_owned())),
+            _ => Err(Error::InvalidArgument(format!("security_context.{field}: invalid profile {old:?}"))),
+        },
+    }
+}
+
+/// The filter, if there is to be one.
+///
+/// # Errors
+/// The profile is none, or its file cannot be read.
+pub fn seccomp(security: &pb::LinuxContainerSecurityContext, capabilities: &[String]) -> Result<Option<Value>> {
+    match profile("seccomp", security.seccomp.as_ref(), &security.seccomp_profile_path)? {
+        (ProfileType::Unconfined, _) => Ok(None),
+        (ProfileType::RuntimeDefault, _) => Ok(Some(oci::seccomp::profile(capabilities))),
+        (ProfileType::Localhost, path) => {
+            let text = fs::read(&path).doing(|| format!("reading the seccomp profile {path}"))?;
+            let profile = serde_json::from_slice(&text);
+            profile.map(Some).map_err(|error| Error::InvalidArgument(format!("seccomp profile {path}: {error}")))
+        }
+    }
+}
+
+/// The name of the AppArmor profile, if there is to be one.
+///
+/// # Errors
+/// It is not loaded, or this host has no AppArmor.
+pub fn apparmor(security: &pb::LinuxContainerSecurityContext, host: &Host) -> Result<Option<String>> {
+    // With neither field set, the kind is the runtime's default; the old field says unconfined in words.
+    let old = &security.apparmor_profile;
+    let new = security.apparmor.clone().or_else(|| {
+        old.is_empty()
+            .then(|| pb::SecurityProfile { profile_type: ProfileType::RuntimeDefault.into(), ..Default::default() })
+    });
+    match profile("apparmor", new.as_ref(), old)? {
+        (ProfileType::Unconfined, _) => Ok(host.apparmor.then(|| "unconfined".to_owned())),
+        // There is none that we could count on: the host's own rules hold.
+        (ProfileType::RuntimeDefault, _) => Ok(None),
+        (ProfileType::Localhost, _) if !host.apparmor => {
+            Err(Error::InvalidArgument("security_context.apparmor: AppArmor is not enabled on this host".into()))
+        }
+        (ProfileType::Localhost, name) => {
+            const LOADED: &str = "/sys/kernel/security/apparmor/profiles";
+            let loaded = fs::read_to_string(LOADED).doing(|| format!("reading {LOADED}"))?;
+            let known = loaded.lines().any(|line| line.rsplit_once(" (").map_or(line, |(known, _)| known) == name);
+            if !known {
+                return Err(Error::InvalidArgument(format!(
+                    "security_context.apparmor: profile {name:?} is not loaded"
+                )));
+            }
+            Ok(Some(name))
+        }
+    }
+}
+
+pub struct Label {
+    pub process: String,
+    pub mount: String,
+}
+
+/// The labels, where SELinux is on; elsewhere options of SELinux mean nothing, and kubelets send them all the same.
+///
+/// # Errors
+/// A part of the label is missing.
+pub fn selinux(security: &pb::LinuxContainerSecurityContext, pod: &rows::Pod, host: &Host) -> Result<Option<Label>> {
+    let pods = pod.security().selinux_options;
+    let Some(options) = security.selinux_options.clone().or(pods).filter(|_| host.selinux && !security.privileged)
+    else {
+        return Ok(None);
+    };
+    let parts = [&options.user, &options.role, &options.r#type, &options.level];
+    if parts.iter().any(|part| part.is_empty()) {
+        let text = "security_context.selinux_options: user, role, type and level must all be given";
+        return Err(Error::InvalidArgument(text.into()));
+    }
+    let process = parts.map(String::as_str).join(":");
+    let mount = format!("{}:object_r:container_file_t:{}", options.user, options.level);
+    Ok(Some(Label { process, mount }))
+}
