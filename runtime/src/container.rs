@@ -9,7 +9,7 @@ use rustix::process::{PidfdGetfdFlags, pidfd_getfd, prlimit};
 use crate::bundle::Bundle;
 use crate::cgroup::{Cgroup, CgroupPath, Join, Settings};
 use crate::child::{self, Init, Report, Step, user_namespace};
-use crate::cli::{Error, Global};
+use crate::cli::{Cgroups, Error, Global};
 use crate::error::{Doing as _, Failed};
 use crate::handover::{send_fd, send_pidfd, write_pid_file};
 use crate::hooks::{self, When};
@@ -19,6 +19,7 @@ use crate::seccomp::{self, Instruction, Program};
 use crate::sentence::{last_steps, limit_sentence, sentence};
 use crate::spec;
 use crate::state::{Id, SavedFilter, State, StateDir, start_time};
+use crate::systemd::{Started, Unit};
 
 /// What the command line says beside the bundle.
 pub struct Options {
@@ -48,6 +49,7 @@ pub struct Container {
     pub init: Init,
     pub state: State,
     cgroup: Option<Cgroup>,
+    unit: Option<Started>,
     entry: StateDir,
     program: String,
     /// Whether the gate was opened before the child came to it.
@@ -68,17 +70,21 @@ impl Container {
     ) -> Result<Container, Error> {
         let linux = bundle.linux();
         let filter = linux.seccomp.as_ref().map(seccomp::compile).transpose()?;
-        let path =
-            if global.no_cgroups { None } else { Some(CgroupPath::resolve(Some(&linux.cgroups_path), id.as_str())?) };
+        let (path, unit) = cgroup_place(global, &linux.cgroups_path, id)?;
         let resources = linux.resources.clone().unwrap_or_default();
         let mut settings = path.as_ref().map(|path| Settings::for_create(path, &resources)).transpose()?;
         if let Some(settings) = &mut settings {
             settings.visible = bundle.spec.mounts.iter().any(|mount| mount.kind == "cgroup");
         }
-        let mut state = intent(id, &bundle, path.clone(), filter.as_ref());
+        let mut state = intent(id, &bundle, path.clone(), unit.clone(), filter.as_ref());
         let entry = StateDir::claim(&global.root, &state)?; // on disk before any side effect
+        let version_1 = path.as_ref().is_some_and(CgroupPath::is_version_1);
+        let start_unit = |unit: Unit| unit.start(id.as_str(), &bundle.spec.annotations, &resources, version_1);
+        let unit = unit.map(start_unit).transpose()?;
         let cgroup = match (&path, &settings) {
-            (Some(path), Some(settings)) => Some(Cgroup::create(path, settings)?),
+            (Some(path), Some(settings)) => {
+                Some(Cgroup::create(path, settings, unit.as_ref().and_then(Started::holder))?)
+            }
             _ => None,
         };
         let join = cgroup.as_ref().map(Cgroup::join).transpose()?.unwrap_or_default();
@@ -110,12 +116,18 @@ impl Container {
         if let Some(socket) = socket {
             send_pidfd(socket.as_fd(), init.pidfd.as_fd(), b"standard")?;
         }
-        let open = start == Start::AtOnce && !plan.waits_before_gate() && state.hooks.start_container.is_empty();
+        let at_once = start == Start::AtOnce && unit.is_none();
+        let open = at_once && !plan.waits_before_gate() && state.hooks.start_container.is_empty();
         if open {
             init.go_on()?;
         }
-        let container = Container { init, state, cgroup, entry, program: bundle.process().args[0].clone(), open };
+        let program = bundle.process().args[0].clone();
+        let mut container = Container { init, state, cgroup, unit, entry, program, open };
         container.walk_to_gate(&plan, &bundle)?;
+        if let (Some(unit), Some(cgroup), Some(settings)) = (&mut container.unit, &container.cgroup, &settings) {
+            unit.hand_over(&resources, version_1)?; // only now, when what the child had to say has been heard
+            cgroup.update(settings)?; // all of them: systemd rounds, and has other ideas of some
+        }
         Ok(container)
     }
 
@@ -191,6 +203,9 @@ impl Container {
         if let Some(cgroup) = &mut self.cgroup {
             cgroup.keep();
         }
+        if let Some(unit) = &mut self.unit {
+            unit.keep();
+        }
         Kept { init: self.init, state: self.state }
     }
 
@@ -210,8 +225,20 @@ pub struct Kept {
     pub state: State,
 }
 
+/// Where the container's cgroups will be, and what systemd will know them by if it is to make them.
+fn cgroup_place(global: &Global, path: &str, id: &Id) -> Result<(Option<CgroupPath>, Option<Unit>), Error> {
+    Ok(match global.cgroups {
+        Cgroups::None => (None, None),
+        Cgroups::Files => (Some(CgroupPath::resolve(Some(path), id.as_str())?), None),
+        Cgroups::Systemd => {
+            let unit = Unit::resolve(path, id.as_str(), false)?;
+            (Some(unit.cgroup()?), Some(unit))
+        }
+    })
+}
+
 /// What is written down before anything is made.
-fn intent(id: &Id, bundle: &Bundle, cgroup: Option<CgroupPath>, filter: Option<&Program>) -> State {
+fn intent(id: &Id, bundle: &Bundle, cgroup: Option<CgroupPath>, unit: Option<Unit>, filter: Option<&Program>) -> State {
     State {
         oci_version: bundle.spec.oci_version.clone(),
         id: id.clone(),
@@ -222,6 +249,7 @@ fn intent(id: &Id, bundle: &Bundle, cgroup: Option<CgroupPath>, filter: Option<&
         created: SystemTime::now(),
         annotations: bundle.spec.annotations.clone(),
         cgroup,
+        unit,
         process: bundle.process().clone(),
         hooks: bundle.spec.hooks.clone().unwrap_or_default(),
         filter: filter.map(SavedFilter::of),

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::CgroupPath;
 use crate::error::{Doing as _, Failed};
 use crate::plan::Gate;
-use crate::spec;
+use crate::{spec, systemd};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -77,6 +77,9 @@ pub struct State {
     pub annotations: BTreeMap<String, String>,
     /// None if the container has none of its own.
     pub cgroup: Option<CgroupPath>,
+    /// What systemd knows the container by, if its cgroups are systemd's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<systemd::Unit>,
     pub process: spec::Process,
     #[serde(default)]
     pub hooks: spec::Hooks,

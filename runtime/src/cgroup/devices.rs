@@ -206,6 +206,43 @@ impl Exceptions {
     }
 }
 
+/// Rules as a list of what is allowed and nothing else is.
+pub enum DeviceList {
+    /// systemd's names of device nodes, and the letters of the access.
+    Allowed(Vec<(String, String)>),
+    /// The rules allow all, or take a part out of something wider.
+    NotSayable,
+}
+
+/// Rules in systemd's words. Source: systemd.resource-control(5), "DeviceAllow".
+pub fn list_devices(rules: &[DeviceRule]) -> Result<DeviceList, Error> {
+    let Some(Exceptions { allowed: false, list }) = Devices::read(rules)?.as_v1().ok() else {
+        return Ok(DeviceList::NotSayable);
+    };
+    let drivers = std::fs::read_to_string("/proc/devices").unwrap_or_default();
+    let entries = list.iter().filter_map(|(which, access)| Some((node(which, &drivers)?, letters(*access))));
+    Ok(DeviceList::Allowed(entries.collect()))
+}
+
+/// systemd's name for devices: by number, by the driver that has the major number, or all of a kind. None for a driver that
+/// this kernel does not have, which has no devices.
+fn node(which: &Which, drivers: &str) -> Option<String> {
+    let (kind, heading) = match which.kind {
+        Kind::Block => ("block", "Block devices:"),
+        _ => ("char", "Character devices:"),
+    };
+    match (which.major, which.minor) {
+        (Some(major), Some(minor)) => Some(format!("/dev/{kind}/{major}:{minor}")),
+        (None, _) => Some(format!("{kind}-*")),
+        (Some(major), None) => {
+            let section = drivers.split("\n\n").find(|section| section.starts_with(heading))?;
+            let names = section.lines().filter_map(|line| line.trim().split_once(' '));
+            let driver = names.into_iter().find(|(number, _)| *number == major.to_string());
+            driver.map(|(_, name)| format!("{kind}-{name}"))
+        }
+    }
+}
+
 fn line(which: &Which, access: Access) -> String {
     let kind = match which.kind {
         Kind::Any => 'a',
@@ -213,9 +250,12 @@ fn line(which: &Which, access: Access) -> String {
         Kind::Char => 'c',
     };
     let number = |number: Option<u32>| number.map_or("*".into(), |number| number.to_string());
+    format!("{kind} {}:{} {}", number(which.major), number(which.minor), letters(access))
+}
+
+fn letters(access: Access) -> String {
     let letters = [(Access::READ, 'r'), (Access::WRITE, 'w'), (Access::MKNOD, 'm')];
-    let letters: String = letters.iter().filter(|(bit, _)| access.0 & bit.0 != 0).map(|(_, letter)| *letter).collect();
-    format!("{kind} {}:{} {letters}", number(which.major), number(which.minor))
+    letters.iter().filter(|(bit, _)| access.0 & bit.0 != 0).map(|(_, letter)| *letter).collect()
 }
 
 #[cfg(test)]
@@ -254,6 +294,21 @@ mod tests {
     fn all_devices_need_no_exceptions() {
         let v1 = read(serde_json::json!([{"allow": true, "type": "a"}])).unwrap().as_v1().unwrap();
         assert_eq!(v1, Exceptions { allowed: true, list: Vec::new() });
+    }
+
+    #[test]
+    fn a_major_number_is_its_drivers_name() {
+        let drivers = "Character devices:\n  1 mem\n136 pts\n\nBlock devices:\n  1 ramdisk\n259 blkext\n";
+        let which = |kind, major, minor| Which { kind, major, minor };
+        for (which, name) in [
+            (which(Kind::Char, Some(136), None), Some("char-pts")),
+            (which(Kind::Block, Some(1), None), Some("block-ramdisk")),
+            (which(Kind::Char, Some(259), None), None),
+            (which(Kind::Char, Some(259), Some(3)), Some("/dev/char/259:3")),
+            (which(Kind::Block, None, None), Some("block-*")),
+        ] {
+            assert_eq!(node(&which, drivers).as_deref(), name, "{which:?}");
+        }
     }
 
     #[test]

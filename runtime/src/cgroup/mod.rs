@@ -25,9 +25,11 @@ use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 
+pub use devices::{DeviceList, list_devices};
 pub use path::{CgroupPath, Hierarchy};
 pub use settings::Settings;
 pub use stats::Stats;
+pub use v2::{unified_memory_swap, weight_from_shares};
 
 use crate::error::Failed;
 
@@ -68,14 +70,15 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes the directories and sets their limits.
+    /// Makes the directories and sets their limits. If systemd has them made, a process is in there that holds them for it;
+    /// then the limit on processes waits for an [`update`](Cgroup::update), when that is gone.
     ///
     /// # Errors
-    /// `InUse` if there are processes already. On every error, what was made is removed again.
-    pub fn create(path: &CgroupPath, settings: &Settings) -> Result<Cgroup, Error> {
+    /// `InUse` if there are other processes already. On every error, what was made is removed again.
+    pub fn create(path: &CgroupPath, settings: &Settings, holder: Option<i32>) -> Result<Cgroup, Error> {
         let made = match path {
-            CgroupPath::V1 { hierarchies } => v1::create(hierarchies, settings),
-            CgroupPath::V2 { root, path } => v2::create(root, path, settings),
+            CgroupPath::V1 { hierarchies } => v1::create(hierarchies, settings, holder),
+            CgroupPath::V2 { root, path } => v2::create(root, path, settings, holder),
         };
         if made.is_err() {
             // None of our processes is in there, so those that are not empty are not ours and stay.
@@ -184,6 +187,16 @@ impl Cgroup {
         }
     }
 
+    /// Gives the cgroup to a user who may then make others below it, as the kernel lets it be done on version 2 only.
+    ///
+    /// Source: cgroups(7), "Cgroups v2 delegation".
+    pub fn delegate(&self, uid: u32) -> Result<(), Error> {
+        match &self.path {
+            CgroupPath::V1 { .. } => Ok(()),
+            CgroupPath::V2 { path, .. } => v2::delegate(path, uid),
+        }
+    }
+
     /// Removes the directories and all below them. Waits for processes that are on their way out; absent ones are no error.
     pub fn remove(mut self) -> Result<(), Error> {
         self.undo = false;
@@ -238,7 +251,7 @@ mod tests {
 
     fn make(path: &CgroupPath, resources: serde_json::Value) -> Result<Cgroup, Error> {
         let resources: Resources = serde_json::from_value(resources).unwrap();
-        Cgroup::create(path, &Settings::for_create(path, &resources)?)
+        Cgroup::create(path, &Settings::for_create(path, &resources)?, None)
     }
 
     /// A process that moved itself in and waits for the end of its input, with as many children as asked for.
@@ -417,7 +430,7 @@ mod tests {
         let CgroupPath::V1 { hierarchies } = &path else { return };
         let mut settings = Settings::for_create(&path, &Resources::default()).unwrap();
         settings.visible = true;
-        let cgroup = Cgroup::create(&path, &settings).unwrap();
+        let cgroup = Cgroup::create(&path, &settings, None).unwrap();
         assert_eq!(cgroup.directories().len(), hierarchies.len());
         assert_eq!(cgroup.join().unwrap().tasks.len(), hierarchies.len());
         cgroup.remove().unwrap();

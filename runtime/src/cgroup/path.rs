@@ -72,6 +72,11 @@ impl CgroupPath {
         }
     }
 
+    /// The same folder below each mount.
+    pub fn below_mounts(below: &Path) -> Result<CgroupPath, Error> {
+        CgroupPath::resolve(Some(&Path::new("/").join(below).to_string_lossy()), "")
+    }
+
     /// Where this process is: what a container without cgroups of its own stays in.
     pub fn around() -> Result<CgroupPath, Error> {
         let own = own_cgroups()?;
@@ -83,6 +88,10 @@ impl CgroupPath {
             }
             _ => v1(Path::new(""))?,
         })
+    }
+
+    pub fn is_version_1(&self) -> bool {
+        matches!(self, CgroupPath::V1 { .. })
     }
 
     /// All directories that the container may have.

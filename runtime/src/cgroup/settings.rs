@@ -38,6 +38,12 @@ impl Setting {
     pub fn optional(&self) -> bool {
         self.file.contains(".rsvd.")
     }
+
+    /// Whether it can be set while a process that is not the container's is in its cgroup: it would count against a limit
+    /// on processes.
+    pub(super) fn fits(&self, holder: Option<i32>) -> bool {
+        holder.is_none() || self.controller != "pids"
+    }
 }
 
 impl Settings {

@@ -61,6 +61,9 @@ fn remove_parts(global: &Global, entry: StateDir, state: &State) -> Result<(), E
     if let Some(path) = &state.cgroup {
         Cgroup::open(path.clone()).clear()?;
     }
+    if let Some(unit) = &state.unit {
+        unit.stop()?;
+    }
     entry.remove()?;
     hooks::run_all_after_end(state, &mut |text| global.log.warn(&text));
     Ok(())

@@ -45,6 +45,8 @@ pub enum Error {
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
     #[error(transparent)]
+    Systemd(#[from] crate::systemd::Error),
+    #[error(transparent)]
     Seccomp(#[from] seccomp::Error),
     #[error(transparent)]
     Hook(#[from] crate::hooks::Error),
@@ -59,8 +61,18 @@ pub struct Global {
     /// Whether `--root` was given: a default root that is not there is no error.
     pub root_given: bool,
     pub log: Log,
-    /// Containers get no cgroup of their own.
-    pub no_cgroups: bool,
+    pub cgroups: Cgroups,
+}
+
+/// Who makes a container's cgroups.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Cgroups {
+    /// We do, in the file system.
+    Files,
+    /// systemd does, when we ask.
+    Systemd,
+    /// Nobody: the container stays in ours.
+    None,
 }
 
 const GLOBAL: &[flags::Flag] = &[
@@ -156,24 +168,19 @@ pub fn main(words: Vec<String>) -> i32 {
 }
 
 fn global(parsed: &Parsed, name: Name, log: Log) -> Result<Global, Error> {
-    if parsed.is_set("systemd-cgroup") {
-        return Err(Error::Usage(
-            "--systemd-cgroup: the systemd driver is not supported yet; without it cgroupfs is used".into(),
-        ));
-    }
     match parsed.value("rootless") {
         None | Some("auto" | "false") => {}
         Some("true") => return Err(Error::Usage("--rootless=true: running without root is not supported yet".into())),
         Some(other) => return Err(Error::Usage(format!("--rootless: {other:?} is not one of true, false and auto"))),
     }
-    let no_cgroups = match parsed.value("cgroup-manager") {
-        None | Some("cgroupfs") => false,
-        Some("disabled") => true,
-        Some("systemd") => {
-            return Err(Error::Usage("--cgroup-manager=systemd: the systemd driver is not supported yet".into()));
-        }
+    let cgroups = match parsed.value("cgroup-manager") {
+        None if parsed.is_set("systemd-cgroup") => Cgroups::Systemd,
+        None | Some("cgroupfs") => Cgroups::Files,
+        Some("systemd") => Cgroups::Systemd,
+        Some("disabled") => Cgroups::None,
         Some(other) => {
-            return Err(Error::Usage(format!("--cgroup-manager: {other:?} is not one of cgroupfs and disabled")));
+            let why = format!("--cgroup-manager: {other:?} is not one of cgroupfs, systemd and disabled");
+            return Err(Error::Usage(why));
         }
     };
     let default = match name {
@@ -183,7 +190,7 @@ fn global(parsed: &Parsed, name: Name, log: Log) -> Result<Global, Error> {
     let root = Path::new(parsed.value("root").unwrap_or(default));
     let root =
         std::path::absolute(root).map_err(|error| Error::Usage(format!("--root {}: {error}", root.display())))?;
-    Ok(Global { root, root_given: parsed.value("root").is_some(), log, no_cgroups })
+    Ok(Global { root, root_given: parsed.value("root").is_some(), log, cgroups })
 }
 
 fn help(name: Name) -> String {

@@ -42,11 +42,14 @@ pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
     if matches!(state.status(&entry), Status::Stopped | Status::Creating) {
         return Err(Error::Refused("container not running".into()));
     }
-    let Some(path) = state.cgroup else {
+    let Some(path) = &state.cgroup else {
         return Err(Error::Refused("cannot update a container without cgroups".into()));
     };
-    let settings = Settings::for_update(&path, &resources)?; // refused by field name before anything is changed
-    Cgroup::open(path).update(&settings)?;
+    let settings = Settings::for_update(path, &resources)?; // refused by field name before anything is changed
+    if let Some(unit) = &state.unit {
+        unit.set_limits(&resources, path.is_version_1())?;
+    }
+    Cgroup::open(path.clone()).update(&settings)?;
     Ok(0)
 }
 

@@ -48,10 +48,10 @@ pub fn check(hierarchies: &[Hierarchy], writes: &[Setting]) -> Result<(), Error>
     Ok(())
 }
 
-pub fn create(hierarchies: &[Hierarchy], settings: &Settings) -> Result<(), Error> {
+pub fn create(hierarchies: &[Hierarchy], settings: &Settings, holder: Option<i32>) -> Result<(), Error> {
     for hierarchy in hierarchies.iter().filter(|hierarchy| needed(hierarchy, settings)) {
         let existed = file::make(&hierarchy.path)?;
-        if existed && !file::pids(&hierarchy.path)?.is_empty() {
+        if existed && file::pids(&hierarchy.path)?.iter().any(|pid| Some(*pid) != holder) {
             return Err(Error::InUse { path: hierarchy.path.display().to_string() });
         }
         if hierarchy.has("cpuset") {
@@ -61,7 +61,7 @@ pub fn create(hierarchies: &[Hierarchy], settings: &Settings) -> Result<(), Erro
             restrict_devices(&hierarchy.path, devices)?;
         }
     }
-    apply(hierarchies, &settings.writes)
+    apply(hierarchies, settings.writes.iter().filter(|write| write.fits(holder)))
 }
 
 fn needed(hierarchy: &Hierarchy, settings: &Settings) -> bool {
@@ -110,7 +110,7 @@ fn move_in(from: &Path, hierarchy: &Hierarchy) -> Result<(), Error> {
 
 /// Writes the values. Limits bind one another (quota and period, memory and swap), and in which order they can be set
 /// depends on what is set now: what the kernel refuses is tried once more after the others.
-fn apply(hierarchies: &[Hierarchy], writes: &[Setting]) -> Result<(), Error> {
+fn apply<'a>(hierarchies: &[Hierarchy], writes: impl IntoIterator<Item = &'a Setting>) -> Result<(), Error> {
     let path =
         |write: &Setting| -> Option<PathBuf> { Some(with(hierarchies, write.controller)?.path.join(&*write.file)) };
     let mut again = Vec::new();

@@ -58,7 +58,7 @@ fn limit_memory(memory: &Memory, settings: &mut Settings) -> Result<(), Error> {
     if let Some(reservation) = given(memory.reservation) {
         settings.set("memory", "memory.low", bytes(reservation, "max"), "memory.reservation");
     }
-    if let Some(swap) = swap(given(memory.limit), given(memory.swap))? {
+    if let Some(swap) = unified_memory_swap(memory)? {
         settings.set("memory", "memory.swap.max", swap, "memory.swap");
     }
     if let Some(limit) = given(memory.limit) {
@@ -68,8 +68,9 @@ fn limit_memory(memory: &Memory, settings: &mut Settings) -> Result<(), Error> {
 }
 
 /// The specification's swap is memory and swap together, the file's is swap alone.
-fn swap(limit: Option<i64>, swap: Option<i64>) -> Result<Option<String>, Error> {
-    match (limit, swap) {
+pub fn unified_memory_swap(memory: &Memory) -> Result<Option<String>, Error> {
+    let given = |value: Option<i64>| value.filter(|value| *value != 0);
+    match (given(memory.limit), given(memory.swap)) {
         (Some(-1), None) | (_, Some(-1)) => Ok(Some("max".into())),
         (_, None) => Ok(None),
         (Some(limit), Some(swap)) if limit > 0 => Ok(Some((swap - limit).to_string())),
@@ -113,7 +114,7 @@ fn limit_cpu(cpu: &Cpu, settings: &mut Settings) -> Result<(), Error> {
 
 /// Shares go from 2 to 262144 with 1024 in the middle of things, weights from 1 to 10000 with 100: a curve through all
 /// three, as runc and crun have it since 2025.
-fn weight_from_shares(shares: u64) -> u64 {
+pub fn weight_from_shares(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,
         262_144.. => 10_000,

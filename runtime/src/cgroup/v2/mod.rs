@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-pub use limits::limits;
+pub use limits::{limits, unified_memory_swap, weight_from_shares};
 pub use stats::stats;
 
 use super::devices::Devices;
@@ -38,13 +38,13 @@ pub fn check(root: &Path, writes: &[Setting]) -> Result<(), Error> {
     Ok(())
 }
 
-pub fn create(root: &Path, path: &Path, settings: &Settings) -> Result<(), Error> {
+pub fn create(root: &Path, path: &Path, settings: &Settings, holder: Option<i32>) -> Result<(), Error> {
     let existed = file::make(path)?;
-    if existed && !file::pids(path)?.is_empty() {
+    if existed && file::pids(path)?.iter().any(|pid| Some(*pid) != holder) {
         return Err(Error::InUse { path: path.display().to_string() });
     }
     hand_down(root, path, &settings.writes)?;
-    apply(path, &settings.writes)?;
+    apply(path, settings.writes.iter().filter(|write| write.fits(holder)))?;
     if let Some(devices) = &settings.devices {
         restrict_devices(path, devices)?;
     }
@@ -91,7 +91,7 @@ fn hand_down(root: &Path, path: &Path, writes: &[Setting]) -> Result<(), Error> 
     Ok(())
 }
 
-fn apply(path: &Path, writes: &[Setting]) -> Result<(), Error> {
+fn apply<'a>(path: &Path, writes: impl IntoIterator<Item = &'a Setting>) -> Result<(), Error> {
     let mut again = Vec::new();
     for write in writes {
         match set(path, write) {
@@ -159,6 +159,22 @@ fn restrict_devices(path: &Path, devices: &Devices) -> Result<(), Error> {
 pub fn directory(path: &Path) -> Result<OwnedFd, Failed> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("opening cgroup {}", path.display()))
+}
+
+/// The files whose owner the kernel says to change are those that hand things down, not those that limit.
+pub fn delegate(path: &Path, uid: u32) -> Result<(), Error> {
+    let list = file::read(Path::new("/sys/kernel/cgroup/delegate"));
+    let list = list.unwrap_or_else(|_| "cgroup.procs\ncgroup.threads\ncgroup.subtree_control".into());
+    let uid = Some(rustix::fs::Uid::from_raw(uid));
+    let doing = |path: &Path| format!("giving {} to the container", path.display());
+    rustix::fs::chown(path, uid, None).doing(|| doing(path))?;
+    for file in list.lines().map(|name| path.join(name)) {
+        match rustix::fs::chown(&file, uid, None) {
+            Ok(()) | Err(Errno::NOENT) => {} // a controller that is not here
+            Err(errno) => Err(errno).doing(|| doing(&file))?,
+        }
+    }
+    Ok(())
 }
 
 pub fn freeze(path: &Path) -> Result<(), Error> {
