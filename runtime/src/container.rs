@@ -4,17 +4,17 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::SystemTime;
 
-use rustix::process::{PidfdGetfdFlags, pidfd_getfd, prlimit};
+use rustix::process::prlimit;
 
 use crate::bundle::Bundle;
-use crate::cgroup::{Cgroup, CgroupPath, Join, Settings};
+use crate::cgroup::{Cgroup, CgroupPath, Settings};
 use crate::child::{self, Init, Report, Step, user_namespace};
 use crate::cli::{Cgroups, Error, Global};
 use crate::error::{Doing as _, Failed};
-use crate::handover::{send_fd, send_pidfd, write_pid_file};
+use crate::handover::{seccomp_listener, send_pidfd, write_pid_file};
 use crate::hooks::{self, When};
 use crate::mount::root::Target;
-use crate::plan::{self, CgroupView, Gate, Plan, Preserved, Terminal};
+use crate::plan::{self, CgroupView, Gate, Plan, Preserved, Receiver, Terminal, scheduling};
 use crate::seccomp::{self, Instruction, Program};
 use crate::sentence::{last_steps, limit_sentence, sentence};
 use crate::spec;
@@ -24,7 +24,7 @@ use crate::systemd::{Started, Unit};
 /// What the command line says beside the bundle.
 pub struct Options {
     /// Gets the terminal's master.
-    pub terminal: Option<OwnedFd>,
+    pub terminal: Option<Receiver>,
     /// Gets a handle to the first process.
     pub pidfd_socket: Option<OwnedFd>,
     pub no_pivot: bool,
@@ -145,33 +145,18 @@ impl Container {
                     hooks::run(When::CreateRuntime, &self.state)?;
                     hooks::run(When::CreateContainer, &self.state)?;
                 }
-                Some(Report::Waits(Step::SeccompListener, number)) => self.hand_over_listener(plan, bundle, number)?,
+                Some(Report::Waits(Step::SeccompListener, number)) => {
+                    seccomp_listener(&self.init, plan.process.filter.as_ref(), number, &self.state, "creating")?;
+                }
                 Some(Report::Waits(step, _)) => return Err(Error::Start(format!("waiting at {step:?}: not expected"))),
-                Some(Report::Stuck(stuck)) => return Err(Error::Start(sentence(stuck, plan, bundle, &self.program))),
+                Some(Report::Stuck(stuck)) => {
+                    let what = sentence(stuck, plan, bundle, &self.program);
+                    return Err(Error::Start(format!("error during container init: {what}")));
+                }
                 None => return Err(Error::Start(self.silent_end())),
             }
             self.init.go_on()?;
         }
-    }
-
-    /// Gives the seccomp listener to whoever the profile names, with the state that the specification asks for.
-    ///
-    /// Source: runtime-spec config-linux.md, "The Container Process State".
-    fn hand_over_listener(&self, plan: &Plan, bundle: &Bundle, number: u16) -> Result<(), Error> {
-        let listener = plan.process.filter.as_ref().and_then(|filter| filter.listener.as_ref());
-        let listener = listener.ok_or_else(|| Error::Start("a seccomp listener that no profile asked for".into()))?;
-        let fd = pidfd_getfd(&self.init.pidfd, i32::from(number), PidfdGetfdFlags::empty())
-            .doing(|| "taking over the seccomp listener".into())?;
-        let socket = crate::cli::connect_to(Path::new(&listener.path))?;
-        let state = serde_json::json!({
-            "ociVersion": bundle.spec.oci_version,
-            "fds": ["seccompFd"],
-            "pid": self.state.pid,
-            "metadata": listener.metadata,
-            "state": hooks::told(&self.state, "creating"),
-        });
-        Ok(send_fd(socket.as_fd(), fd.as_fd(), state.to_string().as_bytes())
-            .doing(|| format!("handing the seccomp listener to {}", listener.path))?)
     }
 
     /// Opens the gate of a container that was not made with [`Start::Later`], and returns when the program runs.
@@ -253,6 +238,7 @@ fn intent(id: &Id, bundle: &Bundle, cgroup: Option<CgroupPath>, unit: Option<Uni
         process: bundle.process().clone(),
         hooks: bundle.spec.hooks.clone().unwrap_or_default(),
         filter: filter.map(SavedFilter::of),
+        personality: bundle.linux().personality.as_ref().and_then(|asked| plan::personality(&asked.domain)),
         own_pid_namespace: bundle.namespace("pid").is_some_and(|namespace| namespace.path.is_empty()),
         namespaces: bundle
             .linux()
@@ -266,12 +252,12 @@ fn intent(id: &Id, bundle: &Bundle, cgroup: Option<CgroupPath>, unit: Option<Uni
 impl SavedFilter {
     pub fn of(program: &Program) -> SavedFilter {
         let instructions = program.instructions.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect();
-        SavedFilter { flags: program.flags, instructions }
+        SavedFilter { flags: program.flags, instructions, listener: program.listener.clone() }
     }
 
     pub fn program(&self) -> Program {
         let instructions = self.instructions.iter().map(|&(code, jt, jf, k)| Instruction { code, jt, jf, k }).collect();
-        Program { instructions, flags: self.flags, listener: None }
+        Program { instructions, flags: self.flags, listener: self.listener.clone() }
     }
 }
 
@@ -281,7 +267,7 @@ fn plan(
     cgroup: Option<&Cgroup>,
     filter: Option<Program>,
     cgroup_tasks: Vec<OwnedFd>,
-    terminal: Option<OwnedFd>,
+    terminal: Option<Receiver>,
     no_pivot: bool,
     keyring: Option<String>,
     preserved: Preserved,
@@ -301,6 +287,7 @@ fn plan(
     if namespaces.mapped_later {
         process.rlimits.clear(); // set from outside
     }
+    process.scheduling.memory_policy = linux.memory_policy.as_ref().map(scheduling::memory_policy).transpose()?;
     process.personality = linux.personality.as_ref().and_then(|personality| plan::personality(&personality.domain));
     let c_string = |field: &str, text: &str| plan::c_string(field, text);
     let name = |field, text: &String| (!text.is_empty()).then(|| c_string(field, text)).transpose();
@@ -318,16 +305,16 @@ fn plan(
                 Ok((c_string("linux.sysctl", &path)?, c_string("linux.sysctl", value)?))
             })
             .collect::<Result<_, Failed>>()?,
-        terminal: terminal.map(|socket| terminal_of(bundle.process(), socket, own_mounts)),
+        terminal: terminal.map(|receiver| terminal_of(bundle.process(), receiver, own_mounts)),
         hooks_wait: hooks::any_before_start(&bundle.spec),
         process,
     })
 }
 
 /// The terminal that a process asks for.
-pub fn terminal_of(process: &spec::Process, socket: OwnedFd, console: bool) -> Terminal {
+pub fn terminal_of(process: &spec::Process, receiver: Receiver, console: bool) -> Terminal {
     Terminal {
-        socket,
+        receiver,
         size: process.console_size.map(|size| (size.height, size.width)),
         console,
         console_target: Target::new("/dev/console").expect("a constant without zero bytes"),
@@ -370,9 +357,4 @@ pub fn score(init: &Init, process: &spec::Process) -> Result<(), Failed> {
         std::fs::write(&path, score.to_string()).doing(|| format!("setting process.oomScoreAdj to {score}"))?;
     }
     Ok(())
-}
-
-/// How a process joins the container's cgroups again.
-pub fn join_again(state: &State) -> Result<Join, Error> {
-    Ok(state.cgroup.clone().map(|path| Cgroup::open(path).join_beside(state.pid)).transpose()?.unwrap_or_default())
 }

@@ -31,7 +31,7 @@ use crate::state::State;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("running {when} hook #{index} ({path}): {why}{output}")]
+    #[error("error running {when} hook #{index}: {path}: {why}{output}")]
     Hook { when: &'static str, index: usize, path: String, why: String, output: String },
     #[error(transparent)]
     Failed(#[from] Failed),
@@ -143,7 +143,7 @@ pub fn run_all_after_end(state: &State, warn: &mut dyn FnMut(String)) {
 
 fn state_as_input(state: &State, when: When) -> Result<OwnedFd, Failed> {
     let mut told = told(state, when.status());
-    if when == When::StartContainer && state.own_pid_namespace {
+    if matches!(when, When::CreateContainer | When::StartContainer) && state.own_pid_namespace {
         told["pid"] = 1.into(); // as it is seen inside
     }
     let mut file = memory("hook-state")?;
@@ -181,14 +181,22 @@ fn start_inside(
 ) -> Result<(Pid, OwnedFd), String> {
     let mut process = state.process.clone();
     process.args = if hook.args.is_empty() { vec![hook.path.clone()] } else { hook.args.clone() };
-    process.env.clone_from(&hook.env);
+    // A hook that the container's own process would run sees that one's environment, unless it has one of its own.
+    if when == When::CreateContainer || !hook.env.is_empty() {
+        process.env.clone_from(&hook.env);
+    }
     process.terminal = false;
     process.rlimits.clear();
     process.oom_score_adj = None;
+    process.scheduler = None;
+    process.io_priority = None;
+    process.exec_cpu_affinity = None;
     let mut filter = state.filter.as_ref().map(crate::state::SavedFilter::program);
     if when == When::CreateContainer {
         // The host's files are still there, and the hook is the host's: it gets the runtime's rights.
-        process.cwd = state.bundle.to_string_lossy().into_owned();
+        process.cwd = state.rootfs.to_string_lossy().into_owned();
+        process.apparmor_profile.clear();
+        process.selinux_label.clear();
         process.capabilities = None;
         process.user = crate::spec::User::default();
         process.no_new_privileges = false;
@@ -230,8 +238,29 @@ fn wait(pid: Pid, pidfd: &OwnedFd, timeout: Option<i64>) -> Result<(), String> {
     match (ended.exit_status(), ended.terminating_signal()) {
         (Some(0), _) => Ok(()),
         (Some(code), _) => Err(format!("exit status {code}")),
-        (None, signal) => Err(format!("killed by signal {}", signal.unwrap_or_default())),
+        (None, signal) => Err(format!("signal: {}", signal_words(signal.unwrap_or_default()))),
     }
+}
+
+/// A signal that ends a process, as those who read errors know it from Go's programs.
+fn signal_words(signal: i32) -> String {
+    let words = match signal {
+        libc::SIGHUP => "hangup",
+        libc::SIGINT => "interrupt",
+        libc::SIGQUIT => "quit",
+        libc::SIGILL => "illegal instruction",
+        libc::SIGABRT => "aborted",
+        libc::SIGBUS => "bus error",
+        libc::SIGFPE => "floating point exception",
+        libc::SIGKILL => "killed",
+        libc::SIGSEGV => "segmentation fault",
+        libc::SIGPIPE => "broken pipe",
+        libc::SIGALRM => "alarm clock",
+        libc::SIGTERM => "terminated",
+        libc::SIGSYS => "bad system call",
+        other => return other.to_string(),
+    };
+    words.into()
 }
 
 fn memory(name: &str) -> Result<File, Failed> {

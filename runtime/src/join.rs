@@ -2,23 +2,29 @@
 
 use std::os::fd::OwnedFd;
 
+use rustix::io::Errno;
+
+use crate::cgroup::{self, Below, Cgroup, Join};
 use crate::child::{self, Init, Report, Step, Stuck};
 use crate::cli::Error;
-use crate::container::{join_again, terminal_of};
+use crate::container::terminal_of;
 use crate::error::{Doing as _, Failed};
-use crate::plan::{self, Gate, Namespaces, Plan, Preserved};
+use crate::handover::seccomp_listener;
+use crate::plan::{self, Gate, Namespaces, Plan, Preserved, Processors, Receiver, scheduling};
 use crate::sentence::last_steps_of;
 use crate::state::State;
-use crate::{seccomp, spec};
+use crate::{seccomp, spec, sys};
 
 /// What a joining process gets beside its specification.
 #[derive(Default)]
 pub struct Options {
-    pub terminal: Option<OwnedFd>,
+    pub terminal: Option<Receiver>,
     pub filter: Option<seccomp::Program>,
     pub preserved: Preserved,
     pub stdio: Option<(OwnedFd, OwnedFd)>,
     pub keyring: Option<std::ffi::CString>,
+    /// Cgroups below the container's own to be in.
+    pub below: Vec<Below>,
 }
 
 /// A process that has joined and waits at its gate.
@@ -86,35 +92,72 @@ pub fn join_as(
     }
     planned.stdio = options.stdio;
     planned.keyring = options.keyring;
-    let pid = libc::CLONE_NEWPID as u64;
-    let in_pid_namespace = state.namespaces & pid != 0;
-    let join = join_again(state)?;
-    let plan = Plan {
-        namespaces: Namespaces {
-            pid: if in_pid_namespace { Some(dup(&pidfd)?) } else { None },
-            joined: match state.namespaces & !pid {
-                0 => Vec::new(),
-                kinds => vec![(pidfd, kinds)],
-            },
-            ..Namespaces::default()
-        },
-        cgroup_tasks: join.tasks,
+    planned.personality = state.personality;
+    let affinity = process.exec_cpu_affinity.clone().unwrap_or_default();
+    if let Some(last) = scheduling::processors("final", &affinity.last)? {
+        planned.scheduling.processors = Processors::Only(last);
+    }
+    if let Some(first) = scheduling::processors("initial", &affinity.initial)? {
+        // Until it is in its cgroup it runs where this process does.
+        sys::sched_setaffinity(&first).doing(|| "setting process.execCPUAffinity.initial".into())?;
+    }
+    let mut plan = Plan {
+        namespaces: namespaces(state, pidfd)?,
+        cgroup_tasks: Vec::new(),
         hostname: None,
         domainname: None,
         filesystem: None,
         sysctl: Vec::new(),
-        terminal: options.terminal.map(|socket| terminal_of(process, socket, false)),
+        terminal: options.terminal.map(|receiver| terminal_of(process, receiver, false)),
         hooks_wait: false,
         process: planned,
     };
-    let init = child::spawn_beside(&plan, &Gate::Parent, join.into.as_ref().map(std::os::fd::AsFd::as_fd))?;
+    let init = spawn(&mut plan, state, &options.below)?;
     let joined = Joined { init, program: program.to_owned(), cwd: process.cwd.clone() };
     crate::container::score(&joined.init, process)?;
-    match joined.init.next()? {
-        Some(Report::Waits(Step::Gate, _)) => Ok(joined),
-        Some(Report::Stuck(stuck)) => Err(joined.stuck(stuck)),
-        Some(Report::Waits(step, _)) => Err(Error::Start(format!("waiting at {step:?}: not expected"))),
-        None => Err(Error::Start("the process ended before its program ran (killed)".into())),
+    loop {
+        match joined.init.next()? {
+            Some(Report::Waits(Step::Gate, _)) => return Ok(joined),
+            Some(Report::Waits(Step::SeccompListener, number)) => {
+                seccomp_listener(&joined.init, plan.process.filter.as_ref(), number, state, "running")?;
+                joined.init.go_on()?;
+            }
+            Some(Report::Stuck(stuck)) => return Err(joined.stuck(stuck)),
+            Some(Report::Waits(step, _)) => return Err(Error::Start(format!("waiting at {step:?}: not expected"))),
+            None => return Err(Error::Start("the process ended before its program ran (killed)".into())),
+        }
+    }
+}
+
+fn namespaces(state: &State, pidfd: OwnedFd) -> Result<Namespaces, Failed> {
+    let pid = libc::CLONE_NEWPID as u64;
+    Ok(Namespaces {
+        pid: if state.namespaces & pid != 0 { Some(dup(&pidfd)?) } else { None },
+        joined: match state.namespaces & !pid {
+            0 => Vec::new(),
+            kinds => vec![(pidfd, kinds)],
+        },
+        ..Namespaces::default()
+    })
+}
+
+/// Starts it in the container's cgroup. On version 2 that may have become one that holds no processes of its own any more:
+/// then it goes where the first process is, unless somebody asked for a place by name.
+fn spawn(plan: &mut Plan, state: &State, below: &[Below]) -> Result<Init, Error> {
+    let Some(path) = &state.cgroup else { return Ok(child::spawn_beside(plan, &Gate::Parent, None)?) };
+    let mut start = |join: Join| {
+        plan.cgroup_tasks = join.tasks;
+        child::spawn_beside(plan, &Gate::Parent, join.into.as_ref().map(std::os::fd::AsFd::as_fd))
+    };
+    match start(cgroup::below(path, below)?) {
+        Err(failed) if failed.errno == Errno::BUSY && below.is_empty() => {
+            Ok(start(Cgroup::open(path.clone()).join_beside(state.pid)?)?)
+        }
+        Err(failed) if failed.errno == Errno::BUSY => Err(Error::Refused(format!(
+            "error adding pid of the new process to cgroups: {}/cgroup.procs: device or resource busy",
+            Cgroup::open(path.clone()).lead().display()
+        ))),
+        answer => Ok(answer?),
     }
 }
 

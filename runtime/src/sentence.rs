@@ -59,6 +59,9 @@ pub fn sentence(stuck: Stuck, plan: &Plan, bundle: &Bundle, program: &str) -> St
             format!("setting linux.sysctl.{name}")
         }
         Step::Root => format!("mounting the root file system {}", bundle.rootfs.display()),
+        Step::Scheduler if errno == Errno::PERM && has_processors(bundle) => {
+            "setting process.scheduler: process scheduler can't be used together with AllowedCPUs".into()
+        }
         Step::Limits => bundle.process().rlimits.get(index).map_or("setting process.rlimits".into(), limit_sentence),
         Step::Hostname => format!("setting the hostname to {:?}", bundle.spec.hostname),
         Step::Domainname => format!("setting the domain name to {:?}", bundle.spec.domainname),
@@ -70,6 +73,11 @@ pub fn sentence(stuck: Stuck, plan: &Plan, bundle: &Bundle, program: &str) -> St
         _ => return last_steps_of(stuck, program, &plan.process.cwd.to_string_lossy()),
     };
     format!("{what}: {}", words(errno))
+}
+
+fn has_processors(bundle: &Bundle) -> bool {
+    let cpu = bundle.linux().resources.as_ref().and_then(|resources| resources.cpu.as_ref());
+    cpu.is_some_and(|cpu| !cpu.cpus.is_empty())
 }
 
 /// The type of what is mounted, as the specification has it.
@@ -89,7 +97,8 @@ pub fn last_steps(stuck: Stuck, program: &str) -> String {
 /// Steps that every process walks.
 pub fn last_steps_of(Stuck { step, index, errno }: Stuck, program: &str, cwd: &str) -> String {
     let what = match step {
-        Step::Program | Step::Exec => return no_program(program, errno),
+        Step::Program => return no_program(program, errno),
+        Step::Exec => format!("exec {program}"),
         Step::Cwd => format!("changing to the working folder {cwd}"),
         Step::CwdOutside => {
             return format!(
@@ -114,6 +123,12 @@ pub fn last_steps_of(Stuck { step, index, errno }: Stuck, program: &str, cwd: &s
         Step::Procfs => "mounting proc for linux.sysctl".into(),
         Step::Keyring => "joining a new session keyring".into(),
         Step::Personality => "setting linux.personality".into(),
+        Step::Affinity => "setting process.execCPUAffinity".into(),
+        Step::Scheduler => "setting process.scheduler".into(),
+        Step::IoPriority => "setting process.ioPriority".into(),
+        Step::MemoryPolicy => "setting linux.memoryPolicy".into(),
+        Step::Label => "setting process.apparmorProfile or process.selinuxLabel".into(),
+        Step::Clone => "starting the container's first process".into(),
         Step::Seccomp => "loading the seccomp filter".into(),
         Step::SeccompListener => "handing over the seccomp listener".into(),
         Step::Bounding | Step::Ambient => {

@@ -122,6 +122,7 @@ pub struct Scheduler {
     pub policy: String,
     pub nice: i32,
     pub priority: i32,
+    #[serde(deserialize_with = "nullable")]
     pub flags: Vec<String>,
     pub runtime: u64,
     pub deadline: u64,
@@ -204,7 +205,7 @@ pub struct Linux {
     #[serde(deserialize_with = "nullable")]
     pub devices: Vec<Device>,
     #[serde(deserialize_with = "nullable")]
-    pub net_devices: BTreeMap<String, Value>,
+    pub net_devices: BTreeMap<String, NetDevice>,
     pub seccomp: Option<Seccomp>,
     pub rootfs_propagation: String,
     #[serde(deserialize_with = "nullable")]
@@ -213,7 +214,7 @@ pub struct Linux {
     pub readonly_paths: Vec<String>,
     pub mount_label: String,
     pub intel_rdt: Option<Value>,
-    pub memory_policy: Option<Value>,
+    pub memory_policy: Option<MemoryPolicy>,
     pub personality: Option<Personality>,
     #[serde(deserialize_with = "nullable")]
     pub time_offsets: BTreeMap<String, TimeOffset>,
@@ -249,6 +250,22 @@ pub struct Device {
     pub file_mode: Option<u32>,
     pub uid: Option<u32>,
     pub gid: Option<u32>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct NetDevice {
+    /// Its name in the container; empty keeps the one it has.
+    pub name: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct MemoryPolicy {
+    pub mode: String,
+    pub nodes: String,
+    #[serde(deserialize_with = "nullable")]
+    pub flags: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]

@@ -85,6 +85,9 @@ pub struct State {
     pub hooks: spec::Hooks,
     /// The compiled filter, for processes that join.
     pub filter: Option<SavedFilter>,
+    /// The execution domain of all its processes, if it is not the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub personality: Option<u64>,
     /// Whether the container has a PID namespace of its own, whose end takes all processes along.
     pub own_pid_namespace: bool,
     /// `CLONE_NEW…` of every namespace that is not the host's: what a process joins.
@@ -97,6 +100,8 @@ pub struct SavedFilter {
     pub flags: u32,
     /// code, jt, jf, k of each instruction.
     pub instructions: Vec<(u16, u8, u8, u32)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<crate::seccomp::Listener>,
 }
 
 /// runtime-spec runtime.md, "State".

@@ -25,33 +25,36 @@ pub enum Cloned {
 ///
 /// Source: clone3(2); `CLONE_INTO_CGROUP`, Linux 5.7.
 pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
-    #[repr(C)]
-    #[derive(Default)]
-    struct CloneArgs {
-        flags: u64,
-        pidfd: u64,
-        child_tid: u64,
-        parent_tid: u64,
-        exit_signal: u64,
-        stack: u64,
-        stack_size: u64,
-        tls: u64,
-        set_tid: u64,
-        set_tid_size: u64,
-        cgroup: u64,
-    }
     const INTO_CGROUP: u64 = 0x2_0000_0000;
-    let mut pidfd: RawFd = -1;
-    let mut args = CloneArgs {
-        flags: flags | libc::CLONE_PIDFD as u64,
-        pidfd: (&raw mut pidfd) as u64,
-        exit_signal: libc::SIGCHLD as u64,
-        ..CloneArgs::default()
-    };
+    let mut args = CloneArgs { flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
     if let Some(cgroup) = cgroup {
         args.flags |= INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
+    clone(args)
+}
+
+/// `struct clone_args`, linux/sched.h.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+fn clone(mut args: CloneArgs) -> Result<Cloned, Errno> {
+    let mut pidfd: RawFd = -1;
+    args.flags |= libc::CLONE_PIDFD as u64;
+    args.pidfd = (&raw mut pidfd) as u64;
     // SAFETY: `args` is a clone_args of exactly the size passed. Without CLONE_VM the child has its own copy of this
     // stack, and this program has one thread, so every lock is free in the copy.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
@@ -156,6 +159,86 @@ pub fn personality(domain: u64) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_personality, domain) })
 }
 
+/// `struct sched_attr`, linux/sched/types.h, as of Linux 5.3.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SchedAttr {
+    pub size: u32,
+    pub policy: u32,
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+    pub util_min: u32,
+    pub util_max: u32,
+}
+
+/// Decides how this process gets processor time.
+///
+/// # Errors
+/// `EPERM` · `EINVAL` attributes that do not go together · `EBUSY` no room for another deadline.
+///
+/// Source: sched_setattr(2).
+pub fn sched_setattr(attr: &SchedAttr) -> Result<(), Errno> {
+    // SAFETY: `attr` is a sched_attr that says its own size.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const *attr, 0) })
+}
+
+/// Lets this process run on those processors only that have a bit in `mask`; those that are not there do not count.
+///
+/// # Errors
+/// `EINVAL` none is left.
+///
+/// Source: sched_setaffinity(2).
+pub fn sched_setaffinity(mask: &[u64]) -> Result<(), Errno> {
+    // SAFETY: the mask is as long as said.
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) })
+}
+
+/// Sets this process's I/O priority.
+///
+/// Source: ioprio_set(2), `IOPRIO_WHO_PROCESS`.
+pub fn ioprio_set(priority: i32) -> Result<(), Errno> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: it takes numbers.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority) })
+}
+
+/// Decides on which NUMA nodes memory is allocated.
+///
+/// # Errors
+/// `EINVAL` a node that is not there, or a mode that takes none.
+///
+/// Source: set_mempolicy(2).
+pub fn set_mempolicy(mode: i32, nodes: &[u64]) -> Result<(), Errno> {
+    let (pointer, bits) = if nodes.is_empty() { (std::ptr::null(), 0) } else { (nodes.as_ptr(), nodes.len() * 64 + 1) };
+    // SAFETY: the mask has as many bits as said, less the one that the kernel takes off; or there is none.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, pointer, bits) })
+}
+
+/// Closes every descriptor from `first` on except `kept`, which are marked to be closed by the next execve.
+///
+/// Source: close_range(2).
+pub fn close_all_but(first: RawFd, mut kept: [RawFd; 3]) -> Result<(), Errno> {
+    kept.sort_unstable();
+    let mut from = first;
+    for kept in kept {
+        if kept < from {
+            continue; // not open at all, or below what is closed
+        }
+        if kept > from {
+            // SAFETY: it takes numbers; nothing of what is closed is used any more, as the caller says by calling.
+            check(unsafe { libc::syscall(libc::SYS_close_range, from, kept - 1, 0) })?;
+        }
+        from = kept + 1;
+    }
+    // SAFETY: as above.
+    check(unsafe { libc::syscall(libc::SYS_close_range, from, libc::c_uint::MAX, 0) })?;
+    close_on_exec_from(first)
+}
+
 /// Writes a descriptor's number over another: `slot` becomes a copy of `fd` that stays open over execve.
 ///
 /// Source: dup2(2).
@@ -211,6 +294,40 @@ pub fn reset_signals() -> Result<(), Errno> {
     let none: u64 = 0;
     // SAFETY: the set is eight bytes, as passed; no old set is asked for.
     check(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, 0usize, 8usize) })
+}
+
+/// Ends the process by every signal whose default that is: as the first process of a PID namespace it would not get the
+/// default actions of any but `SIGKILL`. The next execve gives them back.
+///
+/// Source: pid_namespaces(7), "The namespace init process".
+pub fn end_by_signals() {
+    extern "C" fn end(signal: libc::c_int) {
+        exit(128 + signal);
+    }
+    const OTHERS: [libc::c_int; 8] = [
+        libc::SIGKILL,
+        libc::SIGSTOP,
+        libc::SIGCHLD,
+        libc::SIGCONT,
+        libc::SIGURG,
+        libc::SIGWINCH,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+    ];
+    let handler: extern "C" fn(libc::c_int) = end;
+    for signal in (1..libc::SIGSYS).filter(|signal| !OTHERS.contains(signal) && *signal != libc::SIGTTOU) {
+        // SAFETY: the handler makes one call, _exit, which is safe in any handler. A signal that cannot be caught stays.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+    }
+}
+
+/// Makes a sibling: a child of this process's own parent, in new namespaces that belong to the user namespace that this
+/// process is in.
+///
+/// # Errors
+/// As [`clone3`].
+pub fn clone_sibling(flags: u64) -> Result<Cloned, Errno> {
+    clone(CloneArgs { flags: flags | libc::CLONE_PARENT as u64, ..CloneArgs::default() })
 }
 
 /// Takes a capability out of what this process and its children can ever have.

@@ -4,15 +4,13 @@ use super::{Error, refused};
 use crate::spec;
 
 pub fn check(linux: &spec::Linux) -> Result<(), Error> {
-    for (name, asked) in [
-        ("linux.netDevices", !linux.net_devices.is_empty()),
-        ("linux.intelRdt", linux.intel_rdt.is_some()),
-        ("linux.memoryPolicy", linux.memory_policy.is_some()),
-        ("linux.mountLabel", !linux.mount_label.is_empty()),
-    ] {
+    for (name, asked) in [("linux.intelRdt", linux.intel_rdt.is_some())] {
         if asked {
             return refused(name, "not supported yet");
         }
+    }
+    if let Some(policy) = &linux.memory_policy {
+        crate::plan::scheduling::memory_policy(policy)?;
     }
     if crate::plan::propagation(&linux.rootfs_propagation).is_none() {
         return refused(

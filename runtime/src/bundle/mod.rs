@@ -157,10 +157,8 @@ mod tests {
     fn what_is_not_supported_is_refused_by_name() {
         use serde_json::json;
         for (pointer, value, expected) in [
-            ("/process/scheduler", json!({"policy": "SCHED_OTHER"}), "process.scheduler: not supported yet"),
-            ("/process/apparmorProfile", json!("x"), "process.apparmorProfile: not supported yet"),
+            ("/process/scheduler", json!({"policy": "X"}), "process.scheduler.policy: \"X\" is not known"),
             ("/linux/intelRdt", json!({}), "linux.intelRdt: not supported yet"),
-            ("/linux/netDevices", json!({"eth0": {}}), "linux.netDevices: not supported yet"),
             ("/windows", json!({}), "windows: only Linux containers are supported"),
             ("/process/args", json!([]), "process.args: empty: there is nothing to run"),
             ("/process/cwd", json!("tmp"), "process.cwd: \"tmp\" is not an absolute path"),

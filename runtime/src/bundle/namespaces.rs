@@ -26,9 +26,6 @@ pub fn check(spec: &Spec, linux: &spec::Linux) -> Result<(), Error> {
         Some(user) if user.path.is_empty() && (linux.uid_mappings.is_empty() || linux.gid_mappings.is_empty()) => {
             return refused("linux.uidMappings", "a new user namespace needs mappings of user and group ids");
         }
-        Some(user) if !user.path.is_empty() && mapped => {
-            return refused("linux.uidMappings", "a user namespace that is joined has its mappings already");
-        }
         _ => {}
     }
     for (field, value) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {

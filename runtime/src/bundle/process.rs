@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Error, refused};
+use crate::plan::{label, scheduling};
 use crate::spec;
 
 /// Refuses a process, of config.json or of `exec`, that cannot be done.
@@ -21,25 +22,17 @@ pub fn check_process(process: &spec::Process) -> Result<(), Error> {
             return refused(format!("process.env[{index}]"), format!("{variable:?} is not NAME=VALUE"));
         }
     }
-    for (name, value) in [
-        ("process.commandLine", &process.command_line),
-        ("process.apparmorProfile", &process.apparmor_profile),
-        ("process.selinuxLabel", &process.selinux_label),
-        ("process.user.username", &process.user.username),
-    ] {
-        if !value.is_empty() {
-            return refused(name, "not supported yet");
-        }
+    if let Some(scheduler) = &process.scheduler {
+        scheduling::attributes(scheduler)?;
     }
-    for (name, asked) in [
-        ("process.scheduler", process.scheduler.is_some()),
-        ("process.ioPriority", process.io_priority.is_some()),
-        ("process.execCPUAffinity", process.exec_cpu_affinity.is_some()),
-    ] {
-        if asked {
-            return refused(name, "not supported yet");
-        }
+    if let Some(priority) = &process.io_priority {
+        scheduling::io_priority(priority)?;
     }
+    if let Some(affinity) = &process.exec_cpu_affinity {
+        scheduling::processors("initial", &affinity.initial)?;
+        scheduling::processors("final", &affinity.last)?;
+    }
+    label::check(process)?;
     let mut kinds = BTreeSet::new();
     for (index, limit) in process.rlimits.iter().enumerate() {
         let field = || format!("process.rlimits[{index}]");

@@ -13,6 +13,7 @@
 //!
 //! Sources: runtime-spec config-linux.md, "Control groups"; cgroups(7); kernel cgroup-v1/, cgroup-v2.rst.
 
+mod below;
 mod devices;
 mod file;
 mod path;
@@ -25,6 +26,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 
+pub use below::{Below, join as below};
 pub use devices::{DeviceList, list_devices};
 pub use path::{CgroupPath, Hierarchy};
 pub use settings::Settings;
@@ -220,7 +222,7 @@ impl Cgroup {
     }
 
     /// The directory that every process of the container is in.
-    fn lead(&self) -> &std::path::Path {
+    pub fn lead(&self) -> &std::path::Path {
         match &self.path {
             CgroupPath::V1 { hierarchies } => v1::lead(hierarchies),
             CgroupPath::V2 { path, .. } => path,

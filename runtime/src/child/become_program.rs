@@ -4,13 +4,13 @@ use std::convert::Infallible;
 use std::ffi::CStr;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
-use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, statat};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, accessat, openat, statat};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_keep_capabilities, set_no_new_privs};
 
 use super::report::{Step, Stuck, at, nth, say_and_wait, say_number_and_wait, wait, write};
-use crate::plan::{Capabilities, Gate, Process};
+use crate::plan::{Capabilities, Gate, Label, Process};
 use crate::{seccomp, sys};
 
 pub fn become_program(process: &Process, gate: &Gate, socket: BorrowedFd<'_>) -> Result<Infallible, Stuck> {
@@ -18,6 +18,9 @@ pub fn become_program(process: &Process, gate: &Gate, socket: BorrowedFd<'_>) ->
         at(Step::Descriptors, sys::dup_to(input.as_fd(), 0))?;
         at(Step::Descriptors, sys::dup_to(output.as_fd(), 1))?;
         at(Step::Descriptors, sys::dup_to(output.as_fd(), 2))?;
+    }
+    for (index, label) in (0u16..).zip(&process.labels) {
+        nth(Step::Label, index, write_label(label))?; // counts from execve on
     }
     // As root first, since the user may not be able to reach it; else again as the user, below.
     let reached = change_folder(&process.cwd)?;
@@ -30,6 +33,11 @@ pub fn become_program(process: &Process, gate: &Gate, socket: BorrowedFd<'_>) ->
     if let Some(domain) = process.personality {
         at(Step::Personality, sys::personality(domain))?;
     }
+    if matches!(gate, Gate::Fifo { .. }) {
+        sys::end_by_signals(); // the first process of a PID namespace would not hear them while it waits
+    }
+    // From here on nothing of the runtime's is of use, it may have to wait for long, and a filter may refuse to close it.
+    at(Step::Descriptors, sys::close_all_but(process.first_closed, own_descriptors(gate, socket)))?;
     if !process.no_new_privileges {
         load_filter(process, socket)?; // it needs CAP_SYS_ADMIN, which the next step gives up: seccomp(2)
     }
@@ -44,7 +52,7 @@ pub fn become_program(process: &Process, gate: &Gate, socket: BorrowedFd<'_>) ->
         load_filter(process, socket)?; // as late as possible: fewer calls that the profile has to allow
     }
     let told = pass_gate(gate, socket)?;
-    let end = close_and_exec(process, program);
+    let end = at(Step::Exec, sys::execve(program, &process.argv, &process.environment));
     if let (Some(told), Err(Stuck { step, index, errno })) = (told, end) {
         // Behind the gate it is `start` that listens, not `create`. If it has gone too, nobody is left to tell.
         let _ = write(told, step, index, errno.raw_os_error());
@@ -161,7 +169,15 @@ fn pass_gate<'a>(gate: &'a Gate, socket: BorrowedFd<'_>) -> Result<Option<Borrow
     }
 }
 
-fn close_and_exec(process: &Process, program: &CStr) -> Result<Infallible, Stuck> {
-    at(Step::Descriptors, sys::close_on_exec_from(process.first_closed))?;
-    at(Step::Exec, sys::execve(program, &process.argv, &process.environment))
+/// What is still needed until execve, which closes it.
+fn own_descriptors(gate: &Gate, socket: BorrowedFd<'_>) -> [i32; 3] {
+    match gate {
+        Gate::Parent => [socket.as_raw_fd(), -1, -1],
+        Gate::Fifo { gate, result } => [socket.as_raw_fd(), gate.as_raw_fd(), result.as_raw_fd()],
+    }
+}
+
+fn write_label(label: &Label) -> Result<(), Errno> {
+    let file = openat(&label.proc, label.file.as_c_str(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, label.text.to_bytes()).map(|_| ())
 }

@@ -66,11 +66,27 @@ pub fn cgroup(tasks: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::io::write(tasks, b"0").map(|_| ())
 }
 
-/// Joins one namespace, or several of a process at once.
-pub fn namespace(namespace: BorrowedFd<'_>, kinds: u64) -> Result<(), Errno> {
-    sys::setns(namespace, kinds)?;
-    if kinds & libc::CLONE_NEWUSER as u64 != 0 {
-        mapped_root()?;
+/// Joins namespaces: first those that the runtime's own rights open, whoever they belong to; then the user namespace,
+/// which gives these rights up; then those that only its root may enter.
+pub fn namespaces(joined: &[(OwnedFd, u64)]) -> Result<(), Stuck> {
+    const USER: u64 = libc::CLONE_NEWUSER as u64;
+    let user = joined.iter().any(|(_, kinds)| kinds & USER != 0);
+    let mut later = 0;
+    for (index, (namespace, kinds)) in (0u16..).zip(joined).filter(|(_, (_, kinds))| kinds & USER == 0) {
+        match sys::setns(namespace.as_fd(), *kinds) {
+            Err(Errno::PERM) if user => later |= kinds,
+            answer => nth(Step::Namespace, index, answer)?,
+        }
+    }
+    if !user {
+        return Ok(());
+    }
+    for (index, (namespace, kinds)) in (0u16..).zip(joined).filter(|(_, (_, kinds))| kinds & USER != 0) {
+        nth(Step::Namespace, index, sys::setns(namespace.as_fd(), *kinds))?;
+        nth(Step::Namespace, index, mapped_root())?;
+    }
+    for (index, (namespace, kinds)) in (0u16..).zip(joined).filter(|(_, (_, kinds))| kinds & later != 0) {
+        nth(Step::Namespace, index, sys::setns(namespace.as_fd(), *kinds))?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! which has the plan, makes the sentence. End of file means that the program runs (or that the child was killed).
 
 mod become_program;
+mod between;
 mod copy_up;
 mod enter;
 mod filesystem;
@@ -20,7 +21,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Pid;
 
 use crate::error::{Doing as _, Failed};
-use crate::plan::{Gate, Plan};
+use crate::plan::{Gate, Plan, Processors, Scheduling};
 use crate::sys::{self, Cloned};
 
 pub use report::{Report, Step, Stuck, decode};
@@ -79,7 +80,11 @@ pub fn spawn(plan: &Plan, gate: &Gate, cgroup: Option<BorrowedFd<'_>>) -> Result
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .doing(|| "making a socket pair".into())?;
     let back = enter::for_children(&plan.namespaces)?;
-    let cloned = sys::clone3(plan.namespaces.new, cgroup);
+    let cloned = if plan.namespaces.new_in_joined_user_namespace() {
+        between::clone(plan, gate, cgroup, theirs.as_fd())
+    } else {
+        sys::clone3(plan.namespaces.new, cgroup).doing(starting)
+    };
     match cloned {
         Ok(Cloned::Child) => {
             drop(ours); // else this process would hold the parent's end open itself
@@ -92,30 +97,43 @@ pub fn spawn(plan: &Plan, gate: &Gate, cgroup: Option<BorrowedFd<'_>>) -> Result
             back.restore()?;
             Ok(init)
         }
-        Err(errno) => {
+        Err(failed) => {
             back.restore()?;
-            Err(errno).doing(|| "starting the container's first process".into())
+            Err(failed)
         }
     }
 }
 
+fn starting() -> String {
+    "starting the container's first process".into()
+}
+
 /// Runs between clone3 and execve. Only calls from signal-safety(7).
 fn walk(plan: &Plan, gate: &Gate, socket: BorrowedFd<'_>) -> Result<Infallible, Stuck> {
+    prepare(plan, socket)?;
+    settle(plan, gate, socket)
+}
+
+/// With the runtime's own rights, as long as they last.
+fn prepare(plan: &Plan, socket: BorrowedFd<'_>) -> Result<(), Stuck> {
     at(Step::Signals, sys::reset_signals())?;
     for (index, (kind, limit)) in (0u16..).zip(&plan.process.rlimits) {
         nth(Step::Limits, index, rustix::process::setrlimit(*kind, *limit))?; // first, with the runtime's own rights
     }
-    at(Step::Session, rustix::process::setsid().map(|_| ()))?;
     for (index, tasks) in (0u16..).zip(&plan.cgroup_tasks) {
         nth(Step::Cgroup, index, enter::cgroup(tasks.as_fd()))?; // "0" is the writer itself: no wait for a grace period
     }
+    schedule(&plan.process.scheduling)?; // where its cgroup lets it run, with the runtime's own rights
     if plan.namespaces.mapped_later {
         at(Step::Mappings, report::say_and_wait(socket, Step::Mappings))?;
         at(Step::Mappings, enter::mapped_root())?;
     }
-    for (index, (namespace, kind)) in (0u16..).zip(&plan.namespaces.joined) {
-        nth(Step::Namespace, index, enter::namespace(namespace.as_fd(), *kind))?;
-    }
+    enter::namespaces(&plan.namespaces.joined)
+}
+
+/// In all its namespaces.
+fn settle(plan: &Plan, gate: &Gate, socket: BorrowedFd<'_>) -> Result<Infallible, Stuck> {
+    at(Step::Session, rustix::process::setsid().map(|_| ()))?;
     if plan.namespaces.new_cgroup {
         at(Step::CgroupNamespace, enter::new_cgroup_namespace())?; // after the cgroups were joined: it is rooted there
     }
@@ -162,6 +180,25 @@ fn walk(plan: &Plan, gate: &Gate, socket: BorrowedFd<'_>) -> Result<Infallible, 
         at(Step::Terminal, terminal.take_over())?;
     }
     become_program::become_program(&plan.process, gate, socket)
+}
+
+fn schedule(scheduling: &Scheduling) -> Result<(), Stuck> {
+    match &scheduling.processors {
+        Processors::Only(mask) => at(Step::Affinity, sys::sched_setaffinity(mask))?,
+        Processors::All => {
+            let _ = sys::sched_setaffinity(&[u64::MAX; 16]); // one that may not be changed stays as it is
+        }
+    }
+    if let Some(attributes) = &scheduling.attributes {
+        at(Step::Scheduler, sys::sched_setattr(attributes))?;
+    }
+    if let Some(priority) = scheduling.io_priority {
+        at(Step::IoPriority, sys::ioprio_set(priority))?;
+    }
+    if let Some((mode, nodes)) = &scheduling.memory_policy {
+        at(Step::MemoryPolicy, sys::set_mempolicy(*mode, nodes))?;
+    }
+    Ok(())
 }
 
 /// Joins a running container's namespaces and becomes one more of its processes: `tare exec`.

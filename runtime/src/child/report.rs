@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{RecvFlags, recv};
 
 /// A place on the way. The order of the variants is not the order of the walk.
 #[repr(u16)]
@@ -53,6 +53,12 @@ pub enum Step {
     Limits,
     MountPoint,
     CopyUp,
+    Affinity,
+    Scheduler,
+    IoPriority,
+    MemoryPolicy,
+    Label,
+    Clone,
 }
 
 /// Every step, so that a number can be turned back.
@@ -101,6 +107,12 @@ const STEPS: &[Step] = &[
     Step::Limits,
     Step::MountPoint,
     Step::CopyUp,
+    Step::Affinity,
+    Step::Scheduler,
+    Step::IoPriority,
+    Step::MemoryPolicy,
+    Step::Label,
+    Step::Clone,
 ];
 
 /// Where a child got stuck: which step, which of several of its kind, and the kernel's answer.
@@ -164,10 +176,7 @@ pub fn write(to: BorrowedFd<'_>, step: Step, index: u16, errno: i32) -> Result<(
     record[..2].copy_from_slice(&(step as u16).to_ne_bytes());
     record[2..4].copy_from_slice(&index.to_ne_bytes());
     record[4..].copy_from_slice(&errno.to_ne_bytes());
-    match send(to, &record, SendFlags::NOSIGNAL) {
-        Err(Errno::NOTSOCK) => rustix::io::write(to, &record).map(|_| ()), // after `start`: a fifo
-        answer => answer.map(|_| ()),
-    }
+    rustix::io::write(to, &record).map(|_| ()) // as `wait`; if nobody listens any more SIGPIPE ends this process, rightly
 }
 
 /// The parent's side: the next record, or none at the end.

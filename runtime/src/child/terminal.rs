@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags, fchown, openat};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 use super::report::{Step, Stuck, at};
 use crate::mount::options::Depth;
@@ -41,6 +41,12 @@ fn open_pair(asked: &Terminal, root: Option<BorrowedFd<'_>>, uid: u32) -> Result
     if let Some((rows, columns)) = asked.size {
         tcsetwinsize(&master, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })?;
     }
+    if asked.receiver.ours {
+        // Whoever reads what we copy, a terminal or not, does with a line's end what it does with any other program's.
+        let mut settings = tcgetattr(&user)?;
+        settings.output_modes.remove(OutputModes::ONLCR);
+        tcsetattr(&user, OptionalActions::Now, &settings)?;
+    }
     fchown(&user, Some(rustix::process::Uid::from_raw(uid)), None)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -48,7 +54,7 @@ fn open_pair(asked: &Terminal, root: Option<BorrowedFd<'_>>, uid: u32) -> Result
     if !control.push(SendAncillaryMessage::ScmRights(&masters)) {
         return Err(Errno::NOBUFS);
     }
-    sendmsg(&asked.socket, &[IoSlice::new(b"/dev/pts/ptmx")], &mut control, SendFlags::NOSIGNAL)?;
+    sendmsg(&asked.receiver.socket, &[IoSlice::new(b"/dev/pts/ptmx")], &mut control, SendFlags::NOSIGNAL)?;
     Ok(user)
 }
 

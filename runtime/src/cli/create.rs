@@ -12,7 +12,7 @@ use super::{Error, Global, only_id};
 use crate::bundle::Bundle;
 use crate::container::{self, Container, Options};
 use crate::error::Doing as _;
-use crate::plan::Preserved;
+use crate::plan::{Preserved, Receiver};
 use crate::state::Id;
 
 /// The flags of `create` and `run`; some are for `run` alone and of no effect here.
@@ -67,7 +67,7 @@ impl Asked {
         })
     }
 
-    pub fn options(&self, terminal: Option<OwnedFd>) -> Result<Options, Error> {
+    pub fn options(&self, terminal: Option<Receiver>) -> Result<Options, Error> {
         Ok(Options {
             terminal,
             pidfd_socket: self.pidfd_socket.as_deref().map(connect_to).transpose()?,
@@ -90,9 +90,9 @@ pub fn preserved(parsed: &Parsed) -> Result<Preserved, Error> {
 }
 
 /// Where the terminal's master goes, if there is to be a terminal; combinations that cannot work are refused.
-pub fn console(bundle: &Bundle, socket: Option<&Path>, detached: bool) -> Result<Option<OwnedFd>, Error> {
+pub fn console(bundle: &Bundle, socket: Option<&Path>, detached: bool) -> Result<Option<Receiver>, Error> {
     match (bundle.process().terminal, socket) {
-        (true, Some(path)) => Ok(Some(connect_to(path)?)),
+        (true, Some(path)) => Ok(Some(Receiver { socket: connect_to(path)?, ours: false })),
         (true, None) if detached => {
             Err(Error::Usage("cannot allocate tty if runc will detach without setting console socket".into()))
         }

@@ -9,9 +9,11 @@ use super::flags::{Flag, Order, Parsed, parse, switch, value};
 use super::foreground::{Foreground, Terminal};
 use super::{Error, Global};
 use crate::bundle::check_process;
+use crate::cgroup::Below;
 use crate::error::Doing as _;
 use crate::handover::{send_pidfd, write_pid_file};
 use crate::join::{Options, join};
+use crate::plan::Receiver;
 use crate::spec;
 use crate::state::{Id, SavedFilter, State, StateDir, Status};
 
@@ -37,11 +39,6 @@ const FLAGS: &[Flag] = &[
 
 pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
     let parsed = parse(words, FLAGS, Order::First)?;
-    for unsupported in ["process-label", "apparmor", "cgroup"] {
-        if parsed.value(unsupported).is_some_and(|value| !value.is_empty()) {
-            return Err(Error::Usage(format!("--{unsupported}: not supported yet")));
-        }
-    }
     let Some((id, args)) = parsed.words.split_first() else {
         return Err(Error::Usage("\"exec\" requires a container's id".into()));
     };
@@ -64,7 +61,7 @@ fn enter(global: &Global, parsed: &Parsed, state: &State, process: &spec::Proces
     let detach = parsed.is_set("detach");
     let socket = parsed.value("console-socket").filter(|path| !path.is_empty());
     let (terminal, ours) = match (process.terminal, socket) {
-        (true, Some(path)) => (Some(connect_to(path.as_ref())?), None),
+        (true, Some(path)) => (Some(Receiver { socket: connect_to(path.as_ref())?, ours: false }), None),
         (true, None) if detach => {
             return Err(Error::Usage("cannot allocate tty if runc will detach without setting console socket".into()));
         }
@@ -82,6 +79,7 @@ fn enter(global: &Global, parsed: &Parsed, state: &State, process: &spec::Proces
         terminal,
         filter: state.filter.as_ref().map(SavedFilter::program),
         preserved: preserved(parsed)?,
+        below: parsed.values("cgroup").map(Below::read).collect::<Result<_, _>>()?,
         ..Options::default()
     };
     let mut joined = join(state, process, options, &mut |text| global.log.warn(&text))?;
@@ -114,6 +112,11 @@ fn process(parsed: &Parsed, state: &State, args: &[String]) -> Result<spec::Proc
     process.terminal = parsed.is_set("tty");
     process.env.extend(parsed.values("env").map(str::to_owned));
     process.no_new_privileges |= parsed.is_set("no-new-privs");
+    for (flag, label) in [("apparmor", &mut process.apparmor_profile), ("process-label", &mut process.selinux_label)] {
+        if let Some(given) = parsed.value(flag) {
+            given.clone_into(label);
+        }
+    }
     if let Some(cwd) = parsed.value("cwd") {
         cwd.clone_into(&mut process.cwd);
     }

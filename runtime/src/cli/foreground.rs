@@ -15,6 +15,7 @@ use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize,
 
 use crate::child::Init;
 use crate::error::{Doing as _, Failed};
+use crate::plan::Receiver;
 use crate::sys;
 
 /// All signals blocked and readable instead, since before the process was there.
@@ -115,10 +116,10 @@ impl Terminal {
     ///
     /// # Errors
     /// Out of descriptors.
-    pub fn pair() -> Result<(OwnedFd, Terminal), Failed> {
+    pub fn pair() -> Result<(Receiver, Terminal), Failed> {
         let (theirs, ours) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .doing(|| "making a socket pair".into())?;
-        Ok((theirs, Terminal(ours)))
+        Ok((Receiver { socket: theirs, ours: true }, Terminal(ours)))
     }
 
     fn master(&self) -> Result<OwnedFd, Errno> {

@@ -97,6 +97,15 @@ pub enum Name {
 
 type Command = fn(&Global, &[String]) -> Result<i32, Error>;
 
+impl Name {
+    fn as_str(self) -> &'static str {
+        match self {
+            Name::Tare => "tare",
+            Name::Runc => "runc",
+        }
+    }
+}
+
 /// Each command: its name, what it does in a line, and its function. `help` prints this.
 const COMMANDS: &[(&str, &str, Command)] = &[
     ("create", "create a container, which then waits for start", create::main),
@@ -142,7 +151,11 @@ pub fn main(words: Vec<String>) -> i32 {
         return 0;
     }
     let (log, opened) = Log::open(parsed.value("log"), parsed.value("log-format"), parsed.is_set("debug"));
-    let log_error = |error: &Error| log.error(&error.to_string());
+    let log_error = |error: &Error| match error {
+        // As runc says it: callers look for these words.
+        Error::Start(_) => log.error(&format!("{} {command} failed: {error}", name.as_str())),
+        error => log.error(&error.to_string()),
+    };
     if let Err(error) = opened {
         Log::default().error(&error);
         return 1;
@@ -194,7 +207,7 @@ fn global(parsed: &Parsed, name: Name, log: Log) -> Result<Global, Error> {
 }
 
 fn help(name: Name) -> String {
-    let program = if name == Name::Runc { "runc" } else { "tare" };
+    let program = name.as_str();
     let mut text = format!(
         "{program} runs containers from OCI bundles.\n\nUsage: {program} [--root DIR] [--log FILE] [--log-format text|json] \
          [--debug] COMMAND …\n\nCommands:\n"

@@ -4,31 +4,38 @@
 
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::flags::{Flag, Order, parse, switch, value};
 use super::{Error, Global};
+use crate::cgroup::CgroupPath;
 use crate::error::Doing as _;
 
 const FLAGS: &[Flag] = &[value(&["bundle", "b"]), switch(&["rootless"])];
 
 pub fn main(_: &Global, words: &[String]) -> Result<i32, Error> {
     let parsed = parse(words, FLAGS, Order::Anywhere)?;
-    if parsed.is_set("rootless") {
-        return Err(Error::Usage("--rootless: running without root is not supported yet".into()));
-    }
     let file = Path::new(parsed.value("bundle").unwrap_or(".")).join("config.json");
     if file.exists() {
         let file = file.display();
         return Err(Error::Refused(format!("file {file} exists. Remove it first")));
     }
-    let text = serde_json::to_vec_pretty(&example()).expect("only strings are keys");
+    let mut spec = example();
+    if matches!(CgroupPath::around(), Ok(CgroupPath::V2 { .. })) {
+        // On version 1 what it shows to others would be the host's all the same.
+        push(&mut spec["linux"]["namespaces"], json!({"type": "cgroup"}));
+    }
+    if parsed.is_set("rootless") {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        for_nobody_special(&mut spec, uid, gid);
+    }
+    let text = serde_json::to_vec_pretty(&spec).expect("only strings are keys");
     std::fs::write(&file, text).doing(|| format!("writing {}", file.display()))?;
     Ok(0)
 }
 
 /// A shell on a terminal in namespaces of its own, with few capabilities, on a read-only root.
-fn example() -> serde_json::Value {
+fn example() -> Value {
     let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
     json!({
         "ociVersion": "1.2.1",
@@ -58,7 +65,7 @@ fn example() -> serde_json::Value {
         "linux": {
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
             "namespaces": [
-                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"},
+                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
             ],
             "maskedPaths": [
                 "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
@@ -68,4 +75,34 @@ fn example() -> serde_json::Value {
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
         },
     })
+}
+
+/// The same for a user without privileges, who is root in a user namespace: no network and no limits of its own, the
+/// host's /sys, and a devpts without a group that is not mapped.
+fn for_nobody_special(spec: &mut Value, uid: u32, gid: u32) {
+    let linux = &mut spec["linux"];
+    if let Some(namespaces) = linux["namespaces"].as_array_mut() {
+        namespaces.retain(|namespace| namespace["type"] != "network");
+    }
+    push(&mut linux["namespaces"], json!({"type": "user"}));
+    linux["uidMappings"] = json!([{"containerID": 0, "hostID": uid, "size": 1}]);
+    linux["gidMappings"] = json!([{"containerID": 0, "hostID": gid, "size": 1}]);
+    if let Some(linux) = linux.as_object_mut() {
+        linux.remove("resources");
+    }
+    for mount in spec["mounts"].as_array_mut().into_iter().flatten() {
+        if mount["destination"] == "/sys" {
+            *mount = json!({"destination": "/sys", "type": "none", "source": "/sys",
+                "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]});
+        }
+        if let Some(options) = mount["options"].as_array_mut() {
+            options.retain(|option| option != "gid=5");
+        }
+    }
+}
+
+fn push(list: &mut Value, value: Value) {
+    if let Some(list) = list.as_array_mut() {
+        list.push(value);
+    }
 }

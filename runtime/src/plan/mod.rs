@@ -6,9 +6,12 @@
 mod cgroup_mount;
 mod devices;
 mod filesystem;
+pub mod label;
+mod list;
 mod mounts;
 mod namespaces;
 mod process;
+pub mod scheduling;
 
 use std::cell::OnceCell;
 use std::ffi::CString;
@@ -22,8 +25,10 @@ use crate::sys::CStrArray;
 
 pub use cgroup_mount::CgroupView;
 pub use filesystem::filesystem;
+pub use label::Label;
 pub use namespaces::{namespace_flag, namespace_kinds, namespaces};
 pub use process::{Preserved, bounds, process, rlimit};
+pub use scheduling::{Processors, Scheduling};
 
 use crate::error::Failed;
 
@@ -67,6 +72,13 @@ pub struct Namespaces {
     pub time_offsets: Option<String>,
     /// Whether the child waits until its user namespace has its mappings.
     pub mapped_later: bool,
+}
+
+impl Namespaces {
+    /// Whether some are made that have to belong to a user namespace that is joined.
+    pub fn new_in_joined_user_namespace(&self) -> bool {
+        self.new != 0 && self.joined.iter().any(|(_, kinds)| kinds & libc::CLONE_NEWUSER as u64 != 0)
+    }
 }
 
 /// The container's own view of files.
@@ -150,11 +162,18 @@ pub struct Node {
     pub bound: Option<OwnedFd>,
 }
 
+/// Who gets the master side of a terminal.
+#[derive(Debug)]
+pub struct Receiver {
+    pub socket: OwnedFd,
+    /// The command itself, which copies, and not somebody who was named by `--console-socket`.
+    pub ours: bool,
+}
+
 /// A terminal of the container's own.
 #[derive(Debug)]
 pub struct Terminal {
-    /// Gets the master side.
-    pub socket: OwnedFd,
+    pub receiver: Receiver,
     pub size: Option<(u16, u16)>,
     /// The first process's terminal is the container's /dev/console too.
     pub console: bool,
@@ -183,6 +202,8 @@ pub struct Process {
     pub no_new_privileges: bool,
     pub filter: Option<seccomp::Program>,
     pub personality: Option<u64>,
+    pub scheduling: Scheduling,
+    pub labels: Vec<Label>,
     /// Set by the process itself, before it gives anything up. Empty where a new user namespace has taken the right to
     /// raise them: then the parent sets them while the child waits for its mappings.
     pub rlimits: Vec<(rustix::process::Resource, rustix::process::Rlimit)>,

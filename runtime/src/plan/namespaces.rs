@@ -7,6 +7,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::Namespaces;
 use crate::bundle::{Bundle, Error, refused};
+use crate::child::user_namespace;
 use crate::error::Doing as _;
 use crate::sys;
 
@@ -51,10 +52,35 @@ pub fn namespaces(bundle: &Bundle) -> Result<Namespaces, Error> {
             }
             (_, "") => namespaces.new |= flag,
             ("pid", path) => namespaces.pid = Some(open(path, flag, kind)?),
-            (_, path) => namespaces.joined.push((open(path, flag, kind)?, flag)),
+            (_, path) => {
+                let namespace = open(path, flag, kind)?;
+                if *kind == "user" {
+                    same_mappings(&namespace, bundle)?;
+                }
+                namespaces.joined.push((namespace, flag));
+            }
         }
     }
     Ok(namespaces)
+}
+
+/// Mappings may be given for a user namespace that is joined, but only those that it has.
+fn same_mappings(namespace: &OwnedFd, bundle: &Bundle) -> Result<(), Error> {
+    let linux = bundle.linux();
+    if linux.uid_mappings.is_empty() && linux.gid_mappings.is_empty() {
+        return Ok(());
+    }
+    let (uids, gids) = user_namespace::mappings_of(namespace)?;
+    for (field, asked, there) in
+        [("linux.uidMappings", &linux.uid_mappings, uids), ("linux.gidMappings", &linux.gid_mappings, gids)]
+    {
+        let mut asked = asked.clone();
+        asked.sort_by_key(|mapping| mapping.container_id);
+        if asked != there {
+            return refused(field, "a user namespace that is joined has other mappings");
+        }
+    }
+    Ok(())
 }
 
 /// A namespace to join, which is of the kind that it is given for.

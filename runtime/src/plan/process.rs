@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 use rustix::fs::OFlags;
 use rustix::process::{Gid, Resource};
 
-use super::{Capabilities, Process, c_string};
+use super::{Capabilities, Process, Scheduling, c_string, label, scheduling};
 use crate::bundle::Error;
 use crate::capability::{self, Set};
 use crate::error::Failed;
@@ -51,6 +51,12 @@ pub fn process(
         no_new_privileges: process.no_new_privileges,
         filter,
         personality: None,
+        scheduling: Scheduling {
+            attributes: process.scheduler.as_ref().map(scheduling::attributes).transpose()?,
+            io_priority: process.io_priority.as_ref().map(scheduling::io_priority).transpose()?,
+            ..Scheduling::default()
+        },
+        labels: label::labels(process)?,
         rlimits: process.rlimits.iter().filter_map(|limit| Some((rlimit(&limit.kind)?, bounds(limit)))).collect(),
         keyring: None,
         candidates: candidates(&process.args[0], &environment)?,
@@ -108,11 +114,18 @@ fn capabilities(asked: &spec::Capabilities, warn: &mut dyn FnMut(String)) -> Cap
     let inheritable = read(&asked.inheritable);
     let effective = read(&asked.effective) & permitted;
     let ambient = read(&asked.ambient) & permitted & inheritable;
+    for name in Set(read_all(&asked.ambient) & !(permitted & inheritable)).names() {
+        warn(format!("can't raise ambient capability {name}: it is not both permitted and inheritable"));
+    }
     let names: Vec<String> = unknown.into_iter().chain(refused.names().map(str::to_owned)).collect();
     if !names.is_empty() {
         warn(format!("capabilities that cannot be granted: {}", names.join(", ")));
     }
     Capabilities { bounding, effective, inheritable, permitted, ambient }
+}
+
+fn read_all(names: &[String]) -> u64 {
+    Set::read(names).0.0
 }
 
 /// The environment with one value for each name, the last one, and a HOME.

@@ -55,7 +55,7 @@ pub struct Instruction {
 }
 
 /// Where the descriptor of a notifying filter goes, and what is said with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Listener {
     pub path: String,
     pub metadata: String,

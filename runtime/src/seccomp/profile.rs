@@ -175,7 +175,7 @@ pub fn read(seccomp: &spec::Seccomp) -> Result<Profile, Error> {
         if action == Action::Notify {
             notifies = true;
             if entry.names.iter().any(|name| name.as_str() == "write") {
-                return Err(Error::at(field(".names"), "SCMP_ACT_NOTIFY cannot be used for write"));
+                return Err(Error::at(field(".names"), "SCMP_ACT_NOTIFY cannot be used for the write syscall"));
             }
         }
         let rule = u16::try_from(index).map_err(|_| Error::at(".syscalls", "more than 65535 entries"))?;

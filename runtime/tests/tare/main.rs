@@ -5,6 +5,8 @@ mod crash;
 mod hostile;
 mod life_cycle;
 mod mounts;
+mod namespaces;
+mod process;
 mod refused;
 mod terminal;
 mod view;

@@ -24,8 +24,10 @@ fn a_missing_or_unusable_program_is_told_by_create_in_the_words_that_callers_loo
 #[test]
 fn what_is_refused_is_named_and_nothing_is_made() {
     for (pointer, value, words) in [
-        ("/process/apparmorProfile", json!("strict"), "process.apparmorProfile: not supported yet"),
-        ("/process/scheduler", json!({"policy": "SCHED_FIFO"}), "process.scheduler: not supported yet"),
+        ("/process/scheduler", json!({"policy": "SCHED_MOOD"}), "process.scheduler.policy"),
+        ("/process/ioPriority", json!({"class": "IOPRIO_CLASS_BE", "priority": 8}), "process.ioPriority.priority"),
+        ("/process/execCPUAffinity", json!({"initial": "2-1"}), "process.execCPUAffinity.initial"),
+        ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "linux.memoryPolicy.nodes"),
         ("/linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt: not supported yet"),
         ("/linux/sysctl", json!({"kernel.panic": "1"}), "linux.sysctl.kernel.panic"),
         ("/linux/resources/memory", json!({"limit": -5}), "linux.resources.memory.limit"),

@@ -44,7 +44,7 @@ fn a_foreground_terminal_is_copied() {
     let bundle =
         Bundle::new().set("/process/terminal", json!(true)).script("test -t 0 && test -t 1 && echo a terminal; exit 5");
     let ended = bundle.run();
-    assert_eq!((ended.code, &*ended.out), (Some(5), "a terminal\r\n"), "{ended:?}");
+    assert_eq!((ended.code, &*ended.out), (Some(5), "a terminal\n"), "{ended:?}");
 }
 
 #[test]
