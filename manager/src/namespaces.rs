@@ -25,8 +25,10 @@ impl Namespaces {
         Namespaces { store }
     }
 
+    /// One that nobody made yet has no labels: clients ask for a namespace's defaults before they use it.
+    ///
     /// # Errors
-    /// `NotFound`.
+    /// The database is damaged.
     pub fn get(&self, name: &Namespace) -> Result<Record> {
         let mut record = None;
         self.store.view()?.each(kind::NAMESPACE, "", name.as_str(), |found, row: Record| {
@@ -34,7 +36,7 @@ impl Namespaces {
                 record = Some(row);
             }
         })?;
-        record.ok_or_else(|| missing(name))
+        Ok(record.unwrap_or_else(|| Record { name: name.to_string(), ..Record::default() }))
     }
 
     /// # Errors
