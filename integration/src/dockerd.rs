@@ -38,29 +38,63 @@ impl Dockerd {
         let tare = programs::tare("tare")?;
         std::os::unix::fs::symlink(&tare, bin.join("runc"))?;
         let parent = format!("tare-docker-{}", std::process::id());
-        let config = json!({
-            "runtimes": {
-                "tare": {"path": tare},
-                "tare-binary": {"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": tare}},
-            },
-            "default-runtime": "tare",
-            "cgroup-parent": format!("/{parent}"),
-            "data-root": dir.join("data"), "exec-root": dir.join("exec"), "pidfile": dir.join("pid"),
-            "hosts": [format!("unix://{}", dir.join("d.sock").display())],
-            "storage-driver": "vfs", "bridge": "none", "iptables": false, "ip6tables": false, "ip-masq": false,
-            "userland-proxy": false, "group": "root",
+        let mut config = config(dir, &parent);
+        config["runtimes"] = json!({
+            "tare": {"path": tare},
+            "tare-binary": {"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": tare}},
         });
-        fs::write(dir.join("daemon.json"), config.to_string())?;
+        config["default-runtime"] = json!("tare");
+        Dockerd::launch(dir, parent, Apart::new()?, &config)
+    }
+
+    /// The same with `tared` in containerd's place, which also keeps the images if it is to be the `image_store`.
+    ///
+    /// # Errors
+    /// As [`Dockerd::start`].
+    pub fn start_on_tared(dir: &Path, image_store: bool) -> Result<Dockerd> {
+        let bin = dir.join("bin");
+        fs::create_dir_all(&bin)?;
+        std::os::unix::fs::symlink(programs::peer(TREE, "docker-init")?, bin.join("docker-init"))?;
+        std::os::unix::fs::symlink(programs::tare("tare")?, bin.join("runc"))?;
+        let (parent, socket) = (format!("tare-docker-{}", std::process::id()), dir.join("t.sock"));
         let apart = Apart::new()?;
+        let log = File::create(dir.join("tared.log"))?;
+        apart
+            .command(&programs::tare("tared")?)
+            .arg("--root")
+            .arg(dir.join("root"))
+            .arg("--state")
+            .arg(dir.join("state"))
+            .arg("--address")
+            .arg(&socket)
+            .env("PATH", path(&[bin, programs::installed()])?)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("starting tared")?;
+        let limit = Instant::now() + Duration::from_secs(20);
+        while UnixStream::connect(&socket).is_err() {
+            anyhow::ensure!(Instant::now() < limit, "tared does not answer");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut config = config(dir, &parent);
+        config["containerd"] = json!(socket);
+        config["features"] = json!({"containerd-snapshotter": image_store});
+        if image_store {
+            config["storage-driver"] = json!("overlayfs");
+        }
+        Dockerd::launch(dir, parent, apart, &config)
+    }
+
+    fn launch(dir: &Path, parent: String, apart: Apart, config: &serde_json::Value) -> Result<Dockerd> {
+        fs::write(dir.join("daemon.json"), config.to_string())?;
         let log = File::create(dir.join("log"))?;
-        let path = std::env::join_paths(
-            [bin].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
-        )?;
         let server = apart
             .command(&programs::peer(TREE, "dockerd")?)
             .arg("--config-file")
             .arg(dir.join("daemon.json"))
-            .env("PATH", path)
+            .env("PATH", path(&[dir.join("bin")])?)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -115,6 +149,23 @@ impl Dockerd {
         }
         Ok(())
     }
+}
+
+/// Everything below `dir`, and nothing of the network.
+fn config(dir: &Path, parent: &str) -> serde_json::Value {
+    json!({
+        "cgroup-parent": format!("/{parent}"),
+        "data-root": dir.join("data"), "exec-root": dir.join("exec"), "pidfile": dir.join("pid"),
+        "hosts": [format!("unix://{}", dir.join("d.sock").display())],
+        "storage-driver": "vfs", "bridge": "none", "iptables": false, "ip6tables": false, "ip-masq": false,
+        "userland-proxy": false, "group": "root",
+    })
+}
+
+/// These folders before the ones that programs are looked for in anyway.
+fn path(first: &[PathBuf]) -> Result<std::ffi::OsString> {
+    let system = std::env::var_os("PATH").unwrap_or_default();
+    Ok(std::env::join_paths(first.iter().cloned().chain(std::env::split_paths(&system)))?)
 }
 
 impl Drop for Dockerd {

@@ -176,6 +176,8 @@ mod tests {
             "name==web, name~=w",
             "other!=1",
             "name~=/w.b/",
+            r"name~=^\w[\w.-]+$",
+            r#"name~="(?i)^\\w{2,3}$""#,
         ] {
             assert!(pass(good), "{good}");
         }
