@@ -88,6 +88,30 @@ impl Image {
         }))?);
         Ok(Image { manifest, config, layers: blobs })
     }
+
+    /// The image as an OCI archive in which it has `name`.
+    ///
+    /// # Errors
+    /// The archive does not take a path.
+    pub fn archive(&self, name: &str) -> Result<Vec<u8>> {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut add = |path: &str, bytes: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o644);
+            header.set_size(bytes.len() as u64);
+            tar.append_data(&mut header, path, bytes)
+        };
+        let index = json!({"schemaVersion": 2, "manifests": [{
+            "mediaType": MANIFEST, "digest": self.manifest.digest, "size": self.manifest.bytes.len(),
+            "annotations": {"io.containerd.image.name": name},
+        }]});
+        add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        add("index.json", index.to_string().as_bytes())?;
+        for blob in self.layers.iter().chain([&self.config, &self.manifest]) {
+            add(&format!("blobs/{}", blob.digest.replace(':', "/")), &blob.bytes)?;
+        }
+        Ok(tar.into_inner()?)
+    }
 }
 
 /// The media type of [`Image::manifest`].

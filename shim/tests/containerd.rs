@@ -32,7 +32,7 @@ impl Node {
         let mark = dir.path().extension().unwrap().to_string_lossy().to_lowercase();
         let node = Node { daemon, tree, runtime: runtime.into(), mark, dir };
         let archive = node.dir.path().join("image.tar");
-        fs::write(&archive, archive_of(&image::busybox().unwrap())).unwrap();
+        fs::write(&archive, image::busybox().unwrap().archive(IMAGE).unwrap()).unwrap();
         node.ok(&["image", "import", archive.to_str().unwrap()]);
         node
     }
@@ -117,27 +117,6 @@ fn text(out: &Output) -> String {
 fn gone(pidfd: &OwnedFd) {
     let mut fds = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
     rustix::event::poll(&mut fds, None).unwrap();
-}
-
-/// An image as an OCI archive.
-fn archive_of(image: &image::Image) -> Vec<u8> {
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut add = |path: &str, bytes: &[u8]| {
-        let mut header = tar::Header::new_gnu();
-        header.set_mode(0o644);
-        header.set_size(bytes.len() as u64);
-        tar.append_data(&mut header, path, bytes).unwrap();
-    };
-    let index = serde_json::json!({"schemaVersion": 2, "manifests": [{
-        "mediaType": image::MANIFEST, "digest": image.manifest.digest, "size": image.manifest.bytes.len(),
-        "annotations": {"io.containerd.image.name": IMAGE},
-    }]});
-    add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
-    add("index.json", index.to_string().as_bytes());
-    for blob in image.layers.iter().chain([&image.config, &image.manifest]) {
-        add(&format!("blobs/{}", blob.digest.replace(':', "/")), &blob.bytes);
-    }
-    tar.into_inner().unwrap()
 }
 
 /// Asks the same promise of containerd's two releases, and once under the name of its own shim.

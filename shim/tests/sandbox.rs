@@ -226,14 +226,19 @@ fn a_pod_of_the_node_s_namespaces_has_none_of_its_own() {
 /// With ids of its own, the pod lives in the user namespace that its network belongs to.
 #[test]
 fn a_pod_with_ids_of_its_own_owns_its_network() {
-    let netns = Netns::new(&["--user", "--map-root-user", "--net"]);
-    let mut served = Served::start(&runtimes()[1]);
-    let mapping = || vec![IdMapping { host_id: 0, container_id: 0, length: 1 }];
+    let netns = Netns::new(&["--user", "--net"]);
+    for file in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{}/{file}", netns.0.id()), "0 100000 65536\n").unwrap();
+    }
+    let mut served = Served::start(&runtimes()[0]);
+    let mapping = || vec![IdMapping { host_id: 100_000, container_id: 0, length: 65536 }];
     let user = UserNamespace { mode: NamespaceMode::Pod.into(), uids: mapping(), gids: mapping() };
     let options = NamespaceOption { userns_options: Some(user), ..Default::default() };
     let pid = served.run(&netns.path(), &pod_with(options));
     assert_eq!(namespace(pid, "user"), namespace(netns.0.id(), "user"));
     assert_eq!(namespace(pid, "net"), namespace(netns.0.id(), "net"));
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.contains("Uid:\t100000\t"), "{status}");
     served.stop();
     served.shut_down();
 }

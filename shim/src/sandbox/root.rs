@@ -10,12 +10,15 @@ use crate::error::{Doing as _, Failed};
 /// The program that `build.rs` compiles.
 const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 
-/// Makes `<bundle>/rootfs`, anew if there is one.
+/// In the bundle. Not `rootfs`, which daemons remove as an empty folder: containerd `core/runtime/v2/bundle.go`.
+pub const FOLDER: &str = "pod";
+
+/// Makes it in the bundle, anew if there is one.
 ///
 /// # Errors
 /// The bundle cannot be written.
 pub fn make(bundle: &Path) -> Result<(), Failed> {
-    let root = bundle.join("rootfs");
+    let root = bundle.join(FOLDER);
     // World-readable, since the pod's ids may be mapped to any; there is nothing secret in it.
     for folder in [root.clone(), root.join("proc"), root.join("dev")] {
         let made = DirBuilder::new().recursive(true).mode(0o755).create(&folder);

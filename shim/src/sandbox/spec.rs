@@ -16,7 +16,7 @@ use tare_proto::runtime::v1::{
     SecurityProfile, UserNamespace,
 };
 
-use super::seccomp;
+use super::{root, seccomp};
 use crate::error::{Doing as _, Failed};
 
 /// As the kubelet expects it of a sandbox: to be killed last.
@@ -61,7 +61,7 @@ pub fn of(pod: &PodSandboxConfig, around: &Surroundings<'_>) -> Result<Value, Ba
     let mut spec = json!({
         "ociVersion": "1.1.0",
         "process": process(&security, &modes, around)?,
-        "root": {"path": "rootfs", "readonly": true},
+        "root": {"path": root::FOLDER, "readonly": true},
         "mounts": mounts(&modes, around),
         "annotations": annotations(pod, &linux, around),
         "linux": {
