@@ -114,11 +114,33 @@ impl Image {
     }
 }
 
+impl Image {
+    /// The same layers, said to be for another machine.
+    ///
+    /// # Errors
+    /// Its configuration is no JSON.
+    pub fn for_another_platform(mut self) -> Result<Image> {
+        let mut config: serde_json::Value = serde_json::from_slice(&self.config.bytes)?;
+        config["architecture"] = "riscv64".into();
+        let mut layer = Layer::default();
+        layer.file("other", 0o644, b"other")?;
+        let other = Image::of(vec![layer], &json!({}))?;
+        config["rootfs"] = serde_json::from_slice::<serde_json::Value>(&other.config.bytes)?["rootfs"].clone();
+        self.layers = other.layers;
+        self.config = Blob::of(serde_json::to_vec(&config)?);
+        let mut manifest: serde_json::Value = serde_json::from_slice(&other.manifest.bytes)?;
+        manifest["config"]["digest"] = self.config.digest.clone().into();
+        manifest["config"]["size"] = self.config.bytes.len().into();
+        self.manifest = Blob::of(serde_json::to_vec(&manifest)?);
+        Ok(self)
+    }
+}
+
 /// The media type of [`Image::manifest`].
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// This machine's architecture in the words of OCI images.
-fn architecture() -> &'static str {
+pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

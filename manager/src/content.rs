@@ -1,26 +1,26 @@
 //! Blobs by digest. One is written aside, checked, synced, then named; its row comes last. What has no row is removed.
 //!
 //! ```text
-//! blobs/sha256/HEX      whole and checked
+//! blobs/sha256/HEX      whole and checked; beside it blobs/sha384 and blobs/sha512
 //! ingest/HASH/data      being written; `ref` beside it names namespace and reference
 //! ```
 //!
-//! Blobs are shared between namespaces on disk, and visible in those that have a row for them.
+//! Blobs are shared between namespaces on disk, and visible in those that have a row for them. Who knows a digest that
+//! another namespace has gets a row for the asking, as with containerd, unless the store is [`Content::isolated`].
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{Read as _, Seek as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-use sha2::{Digest as _, Sha256};
 use tare_proto::containerd::services::content::v1::Info;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::error::{Doing as _, Error, Result};
-use crate::names::{Digest, Labels, Namespace, check_labels};
+use crate::names::{Algorithm, Digest, Hasher, Labels, Namespace, check_labels};
 use crate::store::{Store, kind};
 
 /// How long a write that was left, and that no lease holds, can be gone on with.
@@ -38,7 +38,11 @@ pub struct Content {
     /// Held from the moment a blob has its name until it has its row: the sweep must not come between.
     naming: Arc<Mutex<()>>,
     turns: Arc<Mutex<Turns>>,
+    isolated: bool,
 }
+
+/// A namespace whose blobs others get for the asking, whatever the policy is.
+pub const SHAREABLE: &str = "containerd.io/namespace.shareable";
 
 /// How far a write has come.
 #[derive(Debug, Clone)]
@@ -57,12 +61,12 @@ impl Content {
     /// # Errors
     /// The folders cannot be made.
     pub fn open(root: &Path, store: Store) -> Result<Content> {
-        for dir in ["blobs/sha256", "ingest"] {
-            let dir = root.join(dir);
+        let blobs = Algorithm::ALL.map(|algorithm| root.join("blobs").join(algorithm.name()));
+        for dir in blobs.iter().chain([&root.join("ingest")]) {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
-                .create(&dir)
+                .create(dir)
                 .doing(|| format!("making {}", dir.display()))?;
         }
         Ok(Content {
@@ -71,7 +75,14 @@ impl Content {
             locked: Arc::default(),
             naming: Arc::default(),
             turns: Arc::default(),
+            isolated: false,
         })
+    }
+
+    /// Namespaces get nothing of one another but from those that have the label [`SHAREABLE`].
+    #[must_use]
+    pub fn isolated(self) -> Content {
+        Content { isolated: true, ..self }
     }
 
     /// Waits until nobody else fetches this blob, which may be there afterwards. Nobody else does while the answer is held.
@@ -90,7 +101,7 @@ impl Content {
     }
 
     fn blob(&self, digest: &Digest) -> PathBuf {
-        self.root.join("blobs/sha256").join(digest.hex())
+        self.root.join("blobs").join(digest.algorithm().name()).join(digest.hex())
     }
 
     fn ingest(&self, namespace: &Namespace, reference: &str) -> PathBuf {
@@ -166,7 +177,55 @@ impl Content {
         Ok(bytes)
     }
 
-    /// Opens a write under a reference, or goes on with one.
+    /// Makes a blob visible that another namespace has and shares. Whether there was one.
+    ///
+    /// # Errors
+    /// The database is damaged.
+    pub fn adopt(&self, namespace: &Namespace, digest: &Digest, labels: &Labels) -> Result<bool> {
+        check_labels(labels)?;
+        if self.shared(namespace, digest)?.is_none() {
+            return Ok(false);
+        }
+        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at again, when the sweep cannot take it away any more.
+        let Some(other) = self.shared(namespace, digest)? else { return Ok(false) };
+        let now = Some(SystemTime::now().into());
+        let info = Info {
+            digest: digest.to_string(),
+            size: other.size,
+            created_at: now,
+            updated_at: now,
+            labels: labels.clone(),
+        };
+        self.store.change(|rows| {
+            if rows.get::<Info>(kind::BLOB, namespace, digest.as_str())?.is_some() {
+                return Err(Error::AlreadyExists(format!("content {digest}")));
+            }
+            rows.put(kind::BLOB, namespace, digest.as_str(), &info)
+        })?;
+        Ok(true)
+    }
+
+    /// Another namespace's row for a blob that this one may have.
+    fn shared(&self, namespace: &Namespace, digest: &Digest) -> Result<Option<Info>> {
+        for other in self.store.namespaces()?.into_iter().filter(|other| other != namespace) {
+            let Some(info) = self.store.get::<Info>(kind::BLOB, &other, digest.as_str())? else { continue };
+            if (!self.isolated || self.is_shareable(&other)?) && self.blob(digest).exists() {
+                return Ok(Some(info));
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_shareable(&self, namespace: &Namespace) -> Result<bool> {
+        use tare_proto::containerd::services::namespaces::v1::Namespace as Record;
+        let rows = self.store.list_below::<Record>(kind::NAMESPACE, "", namespace.as_str())?;
+        let record = rows.into_iter().find(|(name, _)| name == namespace.as_str());
+        Ok(record.is_some_and(|(_, record)| record.labels.get(SHAREABLE).is_some_and(|value| value == "true")))
+    }
+
+    /// Opens a write under a reference, or goes on with one. One of a blob that another namespace shares is at its end at
+    /// once: it only has to be committed.
     ///
     /// # Errors
     /// `Unavailable` somebody else writes there; `AlreadyExists` the blob that is expected is there.
@@ -210,8 +269,15 @@ impl Content {
             .mode(0o600)
             .open(folder.join("data"))
             .doing(doing)?;
-        let mut hash = Sha256::new();
-        let offset = std::io::copy(&mut file, &mut HashWriter(&mut hash)).doing(doing)?;
+        let shared = match expected {
+            Some(expected) => self.shared(namespace, expected)?.map(|info| info.size.unsigned_abs()),
+            None => None,
+        };
+        let mut hash = Hasher::new(expected.map_or(Algorithm::Sha256, Digest::algorithm));
+        let offset = match shared {
+            Some(size) => size,
+            None => std::io::copy(&mut file, &mut HashWriter(&mut hash)).doing(doing)?,
+        };
         let started =
             fs::metadata(folder.join("data")).and_then(|there| there.created()).unwrap_or_else(|_| SystemTime::now());
         Ok(Writer {
@@ -225,6 +291,7 @@ impl Content {
             total,
             expected: expected.cloned(),
             started,
+            shared: shared.is_some(),
             _lock: lock,
         })
     }
@@ -293,11 +360,13 @@ impl Content {
     /// # Errors
     /// The database is damaged, or a file cannot be removed.
     pub fn sweep_blobs(&self) -> Result<()> {
-        for path in entries(&self.root.join("blobs/sha256"))? {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            match Digest::parse(&format!("sha256:{name}")) {
-                Ok(digest) => self.discard(&digest)?,
-                Err(_) => fs::remove_file(&path).doing(|| format!("removing {}", path.display()))?,
+        for algorithm in Algorithm::ALL {
+            for path in entries(&self.root.join("blobs").join(algorithm.name()))? {
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                match Digest::parse(&format!("{}:{name}", algorithm.name())) {
+                    Ok(digest) => self.discard(&digest)?,
+                    Err(_) => fs::remove_file(&path).doing(|| format!("removing {}", path.display()))?,
+                }
             }
         }
         Ok(())
@@ -344,7 +413,7 @@ fn status_of(folder: &Path, namespace: &Namespace) -> Option<Status> {
     })
 }
 
-struct HashWriter<'h>(&'h mut Sha256);
+struct HashWriter<'h>(&'h mut Hasher);
 
 impl std::io::Write for HashWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -375,11 +444,13 @@ pub struct Writer {
     reference: String,
     folder: PathBuf,
     file: File,
-    hash: Sha256,
+    hash: Hasher,
     offset: u64,
     total: u64,
     expected: Option<Digest>,
     started: SystemTime,
+    /// Nothing was written: the blob is another namespace's.
+    shared: bool,
     _lock: Lock,
 }
 
@@ -387,6 +458,9 @@ impl Writer {
     /// # Errors
     /// The disk is full.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.shared && !bytes.is_empty() {
+            return Err(Error::OutOfRange(format!("writing {}: it is whole", self.reference)));
+        }
         self.file.write_all_at(bytes, self.offset).doing(|| format!("writing {}", self.reference))?;
         self.hash.update(bytes);
         self.offset += bytes.len() as u64;
@@ -399,8 +473,9 @@ impl Writer {
     /// The file cannot be cut.
     pub fn restart(&mut self) -> Result<()> {
         self.file.set_len(0).doing(|| format!("starting {} again", self.reference))?;
-        self.hash = Sha256::new();
+        self.hash = Hasher::new(self.expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm));
         self.offset = 0;
+        self.shared = false;
         Ok(())
     }
 
@@ -417,17 +492,37 @@ impl Writer {
 
     /// The digest of what was written so far.
     pub fn digest(&self) -> Digest {
-        Digest::of_hash(&self.hash.clone().finalize())
+        match &self.expected {
+            Some(expected) if self.shared => expected.clone(),
+            _ => self.hash.digest(),
+        }
+    }
+
+    /// What it is to become, said late: if its digest is of another kind, what was written is read again.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn expect(&mut self, expected: &Digest) -> Result<()> {
+        if !self.shared && expected.algorithm() != self.hash.digest().algorithm() {
+            let doing = || format!("reading {} again", self.reference);
+            self.file.rewind().doing(doing)?;
+            self.hash = Hasher::new(expected.algorithm());
+            std::io::copy(&mut self.file, &mut HashWriter(&mut self.hash)).doing(doing)?;
+        }
+        Ok(())
     }
 
     /// Checks what was written and makes it a blob.
     ///
     /// # Errors
     /// `FailedPrecondition` another size or digest; the write stays. `AlreadyExists` the blob is there; the write goes.
-    pub fn commit(self, size: u64, expected: Option<&Digest>, labels: &Labels) -> Result<Digest> {
+    pub fn commit(mut self, size: u64, expected: Option<&Digest>, labels: &Labels) -> Result<Digest> {
         check_labels(labels)?;
         if size > 0 && size != self.offset {
             return Err(Error::FailedPrecondition(format!("unexpected commit size {}, expected {size}", self.offset)));
+        }
+        if let Some(expected) = expected {
+            self.expect(expected)?;
         }
         let digest = self.digest();
         if let Some(expected) = expected.or(self.expected.as_ref())
@@ -435,12 +530,18 @@ impl Writer {
         {
             return Err(Error::FailedPrecondition(format!("unexpected commit digest {digest}, expected {expected}")));
         }
+        if self.shared {
+            let adopted = self.content.adopt(&self.namespace, &digest, labels)?;
+            let _ = fs::remove_dir_all(&self.folder); // empty; what is left of it is swept
+            let gone = || Error::FailedPrecondition(format!("content {digest} went away meanwhile"));
+            return if adopted { Ok(digest) } else { Err(gone()) };
+        }
         let doing = || format!("committing {}", self.reference);
         self.file.sync_data().doing(doing)?;
         let blob = self.content.blob(&digest);
         let naming = self.content.naming.lock().unwrap_or_else(PoisonError::into_inner);
         fs::rename(self.folder.join("data"), &blob).doing(doing)?;
-        let blobs = blob.parent().expect("a blob lies in blobs/sha256");
+        let blobs = blob.parent().expect("a blob lies in the folder of its kind");
         File::open(blobs).and_then(|folder| folder.sync_all()).doing(doing)?; // the name is durable before its row
         let now = Some(SystemTime::now().into());
         let size = i64::try_from(self.offset).unwrap_or(i64::MAX);
@@ -513,6 +614,64 @@ mod tests {
         let error = writer.commit(0, None, &Labels::new()).unwrap_err();
         assert!(error.to_string().starts_with("unexpected commit digest"), "{error}");
         assert!(content.list(&ns).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_blob_may_be_named_by_a_longer_digest_even_late() {
+        let (dir, content, ns) = content();
+        for algorithm in [Algorithm::Sha384, Algorithm::Sha512] {
+            let mut hash = Hasher::new(algorithm);
+            hash.update(b"hello");
+            let digest = hash.digest();
+            let mut writer = content.writer(&ns, "r", 5, None).unwrap();
+            writer.write(b"hello").unwrap();
+            assert_eq!(writer.commit(5, Some(&digest), &Labels::new()).unwrap(), digest);
+            assert_eq!(content.read(&ns, &digest, 100).unwrap(), b"hello");
+            content.delete(&ns, &digest).unwrap();
+            content.sweep(&HashSet::new()).unwrap();
+            let left = fs::read_dir(dir.path().join("blobs").join(algorithm.name())).unwrap().count();
+            assert_eq!(left, 0, "{digest}");
+        }
+    }
+
+    /// As containerd's client suite has it: the write begins at its end, and is committed without a byte.
+    #[test]
+    fn who_knows_a_digest_of_another_namespace_commits_without_a_byte() {
+        let (_dir, content, ns) = content();
+        let mut writer = content.writer(&ns, "r", 0, None).unwrap();
+        writer.write(b"hello").unwrap();
+        let digest = writer.commit(0, None, &Labels::new()).unwrap();
+        let other = Namespace::parse("other").unwrap();
+        let writer = content.writer(&other, "r", 5, Some(&digest)).unwrap();
+        assert_eq!(writer.status().offset, 5);
+        writer.commit(5, Some(&digest), &Labels::new()).unwrap();
+        assert_eq!(content.read(&other, &digest, 100).unwrap(), b"hello");
+        assert!(content.statuses(&other).unwrap().is_empty());
+        // Or it is written like any other.
+        let third = Namespace::parse("third").unwrap();
+        let mut writer = content.writer(&third, "r", 5, Some(&digest)).unwrap();
+        writer.restart().unwrap();
+        writer.write(b"hello").unwrap();
+        writer.commit(5, Some(&digest), &Labels::new()).unwrap();
+        content.delete(&ns, &digest).unwrap();
+        content.sweep(&HashSet::new()).unwrap();
+        assert_eq!(content.read(&third, &digest, 100).unwrap(), b"hello");
+    }
+
+    #[test]
+    fn an_isolated_namespace_gives_nothing_away_unless_it_says_so() {
+        use tare_proto::containerd::services::namespaces::v1::Namespace as Record;
+        let (_dir, content, ns) = content();
+        let content = content.isolated();
+        let mut writer = content.writer(&ns, "r", 0, None).unwrap();
+        writer.write(b"hello").unwrap();
+        let digest = writer.commit(0, None, &Labels::new()).unwrap();
+        let other = Namespace::parse("other").unwrap();
+        assert_eq!(content.writer(&other, "r", 5, Some(&digest)).unwrap().status().offset, 0);
+        let labels = Labels::from([(SHAREABLE.into(), "true".into())]);
+        let record = Record { name: ns.as_str().into(), labels };
+        content.store.change(|rows| rows.put_global(kind::NAMESPACE, ns.as_str(), &record)).unwrap();
+        assert_eq!(content.writer(&other, "r", 5, Some(&digest)).unwrap().status().offset, 5);
     }
 
     #[test]

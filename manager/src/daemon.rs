@@ -33,6 +33,7 @@ use crate::snapshot::Snapshots;
 use crate::store::Store;
 use crate::streaming::Streams;
 use crate::task::{self, Bundles, Tasks};
+use crate::transfer::Transfers;
 
 /// What is under way when the daemon is told to end has this long.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -132,6 +133,7 @@ fn assemble(config: &Config) -> Result<Services> {
         sandboxes,
         sandbox_records: Records::new(store.clone()),
         streams: Streams::default(),
+        transfers: Transfers::new(store.clone(), content.clone(), snapshots.clone()),
         uuid: identity::of(&config.root)?,
         root: config.root.clone(),
         state: config.state.clone(),

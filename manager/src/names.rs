@@ -102,7 +102,70 @@ impl fmt::Display for LeaseId {
     }
 }
 
-/// `sha256:` and 64 hexadecimal digits.
+/// How a digest is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+impl Algorithm {
+    pub const ALL: [Algorithm; 3] = [Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Algorithm::Sha256 => "sha256",
+            Algorithm::Sha384 => "sha384",
+            Algorithm::Sha512 => "sha512",
+        }
+    }
+
+    /// Of a digest, in hexadecimal digits.
+    fn length(self) -> usize {
+        match self {
+            Algorithm::Sha256 => 64,
+            Algorithm::Sha384 => 96,
+            Algorithm::Sha512 => 128,
+        }
+    }
+}
+
+/// A digest in the making.
+pub enum Hasher {
+    Sha256(sha2::Sha256),
+    Sha384(sha2::Sha384),
+    Sha512(sha2::Sha512),
+}
+
+impl Hasher {
+    pub fn new(algorithm: Algorithm) -> Hasher {
+        match algorithm {
+            Algorithm::Sha256 => Hasher::Sha256(sha2::Digest::new()),
+            Algorithm::Sha384 => Hasher::Sha384(sha2::Digest::new()),
+            Algorithm::Sha512 => Hasher::Sha512(sha2::Digest::new()),
+        }
+    }
+
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Hasher::Sha256(hash) => sha2::Digest::update(hash, bytes),
+            Hasher::Sha384(hash) => sha2::Digest::update(hash, bytes),
+            Hasher::Sha512(hash) => sha2::Digest::update(hash, bytes),
+        }
+    }
+
+    /// Of what was added until now.
+    pub fn digest(&self) -> Digest {
+        match self {
+            Hasher::Sha256(hash) => Digest::from_hash(Algorithm::Sha256, &sha2::Digest::finalize(hash.clone())),
+            Hasher::Sha384(hash) => Digest::from_hash(Algorithm::Sha384, &sha2::Digest::finalize(hash.clone())),
+            Hasher::Sha512(hash) => Digest::from_hash(Algorithm::Sha512, &sha2::Digest::finalize(hash.clone())),
+        }
+    }
+}
+
+/// `sha256:` and 64 hexadecimal digits, or `sha384:` or `sha512:` and theirs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(String);
 
@@ -110,18 +173,29 @@ impl Digest {
     /// # Errors
     /// `InvalidArgument`: another algorithm, or not of its length.
     pub fn parse(text: &str) -> Result<Digest> {
-        let hex = text
-            .strip_prefix("sha256:")
-            .ok_or_else(|| Error::InvalidArgument(format!("unsupported digest {text:?}: sha256:… is")))?;
-        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        let (name, hex) = text
+            .split_once(':')
+            .ok_or_else(|| Error::InvalidArgument(format!("invalid checksum digest format {text:?}")))?;
+        let algorithm = Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name);
+        let algorithm = algorithm.ok_or_else(|| {
+            Error::InvalidArgument(format!(
+                "unsupported digest algorithm {name:?}: sha256, sha384 and sha512 are known"
+            ))
+        })?;
+        if hex.len() != algorithm.length() || !hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
             return Err(Error::InvalidArgument(format!("invalid checksum digest {text:?}")));
         }
         Ok(Digest(text.to_owned()))
     }
 
-    /// Of a finished hash.
+    fn from_hash(algorithm: Algorithm, hash: &[u8]) -> Digest {
+        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        Digest(format!("{}:{hex}", algorithm.name()))
+    }
+
+    /// Of a finished SHA-256.
     pub fn of_hash(hash: &[u8]) -> Digest {
-        Digest(format!("sha256:{}", hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
+        Digest::from_hash(Algorithm::Sha256, hash)
     }
 
     /// Of bytes in memory.
@@ -129,12 +203,27 @@ impl Digest {
         Digest::of_hash(&<sha2::Sha256 as sha2::Digest>::digest(bytes))
     }
 
+    /// Of other bytes, in the way of this one: the same if the bytes are.
+    pub fn same_kind(&self, bytes: &[u8]) -> Digest {
+        let mut hash = Hasher::new(self.algorithm());
+        hash.update(bytes);
+        hash.digest()
+    }
+
+    pub fn algorithm(&self) -> Algorithm {
+        match self.0.as_bytes() {
+            [b's', b'h', b'a', b'3', ..] => Algorithm::Sha384,
+            [b's', b'h', b'a', b'5', ..] => Algorithm::Sha512,
+            _ => Algorithm::Sha256,
+        }
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     pub fn hex(&self) -> &str {
-        &self.0["sha256:".len()..]
+        &self.0["sha256:".len()..] // the other names are as long
     }
 }
 
@@ -210,7 +299,14 @@ mod tests {
     #[test]
     fn a_digest_cannot_be_a_path() {
         assert!(Digest::parse(&format!("sha256:{}", "a".repeat(64))).is_ok());
+        for algorithm in Algorithm::ALL {
+            let digest = Hasher::new(algorithm).digest();
+            assert_eq!(Digest::parse(digest.as_str()).unwrap().algorithm(), algorithm);
+            assert_eq!(digest.hex().len(), algorithm.length());
+            assert_eq!(digest.same_kind(b""), digest);
+        }
         for bad in [
+            &format!("sha512:{}", "a".repeat(64)),
             "",
             "sha256:",
             "sha256:../..",

@@ -27,6 +27,7 @@ const TREES: &[Tree] = &[
         suite: "bookworm",
         packages: &["busybox-static", "containerd", "crun", "docker-registry", "runc"],
     },
+    Tree { name: "images", suite: "bookworm", packages: &["skopeo", "umoci"] },
     Tree { name: "newer", suite: "sid", packages: &["containerd", "crun", "runc"] },
     Tree { name: "tools", suite: "bookworm", packages: &["strace"] },
     // Those that call a runtime on behalf of people.

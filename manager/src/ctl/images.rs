@@ -77,8 +77,9 @@ async fn fetch(client: &Client, name: &str, plain_http: bool, show: bool) -> Res
         ..Default::default()
     };
     let registry = types::OciRegistry { reference: name.into(), resolver: Some(resolver) };
+    let platforms = vec![platform.clone()];
     let unpacks = vec![types::UnpackConfiguration { platform: Some(platform), snapshotter: OVERLAY.into() }];
-    let store = types::ImageStore { name: name.into(), unpacks, ..Default::default() };
+    let store = types::ImageStore { name: name.into(), platforms, all_metadata: true, unpacks, ..Default::default() };
     let request = transfer::TransferRequest {
         source: Some(any::pack("containerd.types.transfer.OCIRegistry", &registry)),
         destination: Some(any::pack("containerd.types.transfer.ImageStore", &store)),

@@ -13,22 +13,24 @@
 //!
 //! Source: image-spec layer.md; kernel overlayfs.rst, "whiteouts and opaque directories".
 
-mod archive;
+pub(crate) mod archive;
 mod compare;
 mod diff;
-mod entry;
+pub(crate) mod entry;
 mod header;
 mod inherit;
 mod meter;
+mod target;
 mod unpack;
 mod view;
-mod write;
+pub(crate) mod write;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 pub use diff::{Made, Packing, diff};
 pub use inherit::inherit;
+pub use target::Target;
 pub use view::Source;
 
 use crate::error::{Doing as _, Result};
@@ -82,16 +84,20 @@ pub fn apply(stream: impl Read, folder: &Path, removals: Removals) -> Result<App
     Ok(Applied { diff_id, size, implied })
 }
 
-/// The archive itself, whichever way it is packed: told by its first bytes.
-fn plain<'s>(stream: impl Read + 's) -> Result<Box<dyn Read + 's>> {
-    let mut buffered = io::BufReader::with_capacity(128 << 10, stream);
-    let magic = io::BufRead::fill_buf(&mut buffered).doing(|| "reading the layer".into())?;
-    Ok(match magic {
-        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            Box::new(zstd::Decoder::with_buffer(buffered).doing(|| "reading the layer as zstd".into())?)
+/// The archive itself, whichever way it is packed: told by its first bytes. Members and frames that follow are part of it.
+///
+/// # Errors
+/// The stream's.
+pub fn plain<'s>(mut stream: impl Read + 's) -> Result<Box<dyn Read + 's>> {
+    let mut magic = Vec::new();
+    (&mut stream).take(4).read_to_end(&mut magic).doing(|| "reading the archive".into())?; // it may come byte by byte
+    let whole = io::BufReader::with_capacity(128 << 10, io::Cursor::new(magic.clone()).chain(stream));
+    Ok(match magic.as_slice() {
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
+        [0x28, 0xb5, 0x2f, 0xfd] => {
+            Box::new(zstd::Decoder::with_buffer(whole).doing(|| "reading the archive as zstd".into())?)
         }
-        _ => Box::new(buffered),
+        _ => Box::new(whole),
     })
 }
 

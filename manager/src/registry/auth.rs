@@ -1,8 +1,99 @@
-//! What a registry's refusal asks for: `Bearer realm="…",service="…",scope="…"`.
+//! What a registry's refusal asks for, and who can answer it.
 //!
-//! Source: distribution-spec, "Token Authentication"; RFC 7235.
+//! Source: distribution-spec, "Token Authentication"; RFC 7235; RFC 6749, "Refreshing an Access Token".
 
 use std::collections::HashMap;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{Error, Result};
+
+/// What somebody knows that a registry wants to see.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub enum Secret {
+    #[default]
+    None,
+    Basic {
+        username: String,
+        password: String,
+    },
+    /// Of an identity: exchanged for a token at the address that the registry names.
+    Refresh(String),
+    /// The whole value of the header `Authorization`.
+    Header(String),
+}
+
+impl Secret {
+    /// As docker's `config.json` and the kubelet have it: base64 of a name and a password.
+    pub fn from_docker(text: &str) -> Option<Secret> {
+        let plain = BASE64_STANDARD.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok())?;
+        let (username, password) = plain.split_once(':')?;
+        Some(Secret::Basic { username: username.to_owned(), password: password.trim_end_matches('\0').to_owned() })
+    }
+
+    /// The header's value for a registry that takes names and passwords.
+    pub fn basic(&self) -> Option<String> {
+        match self {
+            Secret::Basic { username, password } => {
+                Some(format!("Basic {}", BASE64_STANDARD.encode(format!("{username}:{password}"))))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Secrets are not printed.
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Secret::None => "None",
+            Secret::Basic { .. } => "Basic",
+            Secret::Refresh(_) => "Refresh",
+            Secret::Header(_) => "Header",
+        })
+    }
+}
+
+/// Where secrets come from.
+#[derive(Debug, Clone, Default)]
+pub enum Credentials {
+    #[default]
+    None,
+    /// For the registry of the reference, and no mirror.
+    Given(Secret),
+    /// Somebody is asked when it is needed.
+    Asked(mpsc::Sender<Question>),
+}
+
+/// What they are asked.
+#[derive(Debug)]
+pub struct Question {
+    pub host: String,
+    /// The registry's, as they came.
+    pub challenges: Vec<String>,
+    /// Dropped: no secret.
+    pub answer: oneshot::Sender<Secret>,
+}
+
+impl Credentials {
+    pub async fn ask(&self, host: &str, mirror: bool, challenges: &[String]) -> Secret {
+        match self {
+            Credentials::None => Secret::None,
+            Credentials::Given(_) if mirror => Secret::None,
+            Credentials::Given(secret) => secret.clone(),
+            Credentials::Asked(ask) => {
+                let (answer, answered) = oneshot::channel();
+                let question = Question { host: host.to_owned(), challenges: challenges.to_vec(), answer };
+                match ask.send(question).await {
+                    Ok(()) => answered.await.unwrap_or_default(),
+                    Err(_) => Secret::None,
+                }
+            }
+        }
+    }
+}
 
 /// A challenge: its scheme in lower case, and its parameters.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,30 +118,40 @@ impl Challenge {
         Challenge { scheme: scheme.to_ascii_lowercase(), parameters }
     }
 
-    /// Where a token is to be had, if this challenge asks for one: the address with its query.
-    pub fn token_address(&self) -> Option<String> {
-        if self.scheme != "bearer" {
-            return None;
+    /// The one of several that is answered: a token tells the registry less than a password.
+    pub fn best(headers: &[String]) -> Option<Challenge> {
+        let mut known: Vec<Challenge> = headers.iter().map(|header| Challenge::parse(header)).collect();
+        let place = |scheme: &str| known.iter().position(|challenge| challenge.scheme == scheme);
+        let place = place("bearer").or_else(|| place("basic"))?;
+        Some(known.swap_remove(place))
+    }
+
+    /// What is asked of a token server: its address, and what for, as a form has it.
+    ///
+    /// # Errors
+    /// The challenge names no address.
+    pub fn token_request(&self, scopes: &[&str]) -> Result<(String, String)> {
+        let realm = self.parameters.get("realm").filter(|realm| !realm.is_empty());
+        let realm = realm.ok_or_else(|| Error::PermissionDenied("the registry names no token server".into()))?;
+        let mut form = Vec::new();
+        if let Some(service) = self.parameters.get("service") {
+            form.push(format!("service={}", escaped(service)));
         }
-        let mut address = self.parameters.get("realm")?.clone();
-        let mut separator = if address.contains('?') { '&' } else { '?' };
-        for name in ["service", "scope"] {
-            if let Some(value) = self.parameters.get(name) {
-                let value: String = value.bytes().map(escaped).collect();
-                address = format!("{address}{separator}{name}={value}");
-                separator = '&';
-            }
-        }
-        Some(address)
+        let said = self.parameters.get("scope").map(String::as_str);
+        let mut wanted: Vec<&str> = said.into_iter().collect();
+        wanted.extend(scopes.iter().filter(|scope| said != Some(**scope)));
+        form.extend(wanted.iter().map(|scope| format!("scope={}", escaped(scope))));
+        Ok((realm.clone(), form.join("&")))
     }
 }
 
-fn escaped(byte: u8) -> String {
-    if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) {
-        char::from(byte).to_string()
-    } else {
-        format!("%{byte:02X}")
-    }
+/// As a form's value. Source: WHATWG URL, "application/x-www-form-urlencoded", with nothing but what is safe everywhere left.
+pub fn escaped(text: &str) -> String {
+    let one = |byte: u8| match byte {
+        byte if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(one).collect()
 }
 
 #[cfg(test)]
@@ -62,10 +163,26 @@ mod tests {
         let challenge = Challenge::parse(
             "Bearer realm=\"https://auth.example/token\",service=\"reg\",scope=\"repository:a/b:pull,push\"",
         );
-        assert_eq!(
-            challenge.token_address().unwrap(),
-            "https://auth.example/token?service=reg&scope=repository:a/b:pull%2Cpush"
-        );
-        assert_eq!(Challenge::parse("Basic realm=\"x\"").token_address(), None);
+        let (address, form) = challenge.token_request(&["repository:a/b:pull,push", "repository:c:pull"]).unwrap();
+        assert_eq!(address, "https://auth.example/token");
+        assert_eq!(form, "service=reg&scope=repository:a/b:pull%2Cpush&scope=repository:c:pull");
+        assert!(Challenge::parse("Bearer service=\"x\"").token_request(&[]).is_err());
+    }
+
+    #[test]
+    fn of_two_challenges_the_token_is_taken() {
+        let headers = ["Basic realm=\"x\"".to_owned(), "Bearer realm=\"https://a\"".to_owned()];
+        assert_eq!(Challenge::best(&headers).unwrap().scheme, "bearer");
+        assert_eq!(Challenge::best(&headers[..1]).unwrap().scheme, "basic");
+        assert_eq!(Challenge::best(&["Negotiate".to_owned()]), None);
+    }
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        let secret = Secret::Basic { username: "me".into(), password: "hunter2".into() };
+        assert_eq!(format!("{secret:?}"), "Basic");
+        assert_eq!(secret.basic().unwrap(), "Basic bWU6aHVudGVyMg==");
+        assert!(Secret::from_docker("bWU6aHVudGVyMg==") == Some(secret));
+        assert!(Secret::from_docker("not base64").is_none());
     }
 }

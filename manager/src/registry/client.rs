@@ -1,46 +1,60 @@
-//! Requests to one registry.
+//! A registry, as far as one repository goes: its mirrors are asked before it.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE, WWW_AUTHENTICATE,
-};
-use hyper::{Request, Response, StatusCode, Uri};
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use tokio::sync::Mutex;
-use tokio::time::timeout;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
+use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use hyper::{Method, Response, StatusCode};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
-use super::auth::Challenge;
+use super::auth::Credentials;
+use super::hosts::{Capability, servers};
 use super::reference::Reference;
+use super::server::{Ask, Blob, Body, Server, full, header, refusal, resolved, whole};
 use crate::error::{Error, Result};
 use crate::names::Digest;
 
-/// What a registry may send as a manifest or a token at most.
-pub const LONGEST_DOCUMENT: usize = 4 << 20;
-/// How long a registry may be silent.
-const PATIENCE: Duration = Duration::from_secs(30);
-const REDIRECTS: usize = 5;
-
 /// Manifests and indexes that are understood.
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
-    application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
+    application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, */*";
+/// What is read of a blob at once while it is sent.
+const PIECE: usize = 64 << 10;
 
-type Connection = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
+/// How a registry is spoken to.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `http` or `https`; by default what suits the host.
+    pub scheme: Option<String>,
+    /// A folder of `hosts.toml` files.
+    pub hosts: Option<PathBuf>,
+    /// Sent with each request to a registry or its mirrors.
+    pub headers: Vec<(String, String)>,
+    pub credentials: Credentials,
+    /// How long a registry may be silent.
+    pub patience: Duration,
+}
 
-/// A registry, as far as one repository goes.
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            scheme: None,
+            hosts: None,
+            headers: Vec::new(),
+            credentials: Credentials::None,
+            patience: Duration::from_secs(30),
+        }
+    }
+}
+
 pub struct Registry {
-    client: Connection,
-    /// `http` or `https`.
-    scheme: String,
+    servers: Vec<Server>,
     host: String,
     repository: String,
-    /// Got by asking; goes to this registry alone.
-    token: Mutex<Option<String>>,
 }
 
 /// A document with the digest of exactly these bytes.
@@ -51,57 +65,21 @@ pub struct Manifest {
     pub bytes: Bytes,
 }
 
-/// A blob on its way.
-pub struct Blob {
-    body: Incoming,
-    name: String,
-}
-
-impl Blob {
-    /// The next bytes; none at the end.
-    ///
-    /// # Errors
-    /// `Unavailable`: the connection broke, or was silent for too long.
-    pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        loop {
-            let frame = timeout(PATIENCE, self.body.frame()).await;
-            let frame = frame.map_err(|_| {
-                Error::Unavailable(format!("reading {}: nothing came for {} s", self.name, PATIENCE.as_secs()))
-            })?;
-            match frame {
-                None => return Ok(None),
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        return Ok(Some(data));
-                    }
-                }
-                Some(Err(error)) => {
-                    return Err(Error::Unavailable(format!("reading {}: {}", self.name, chain(&error))));
-                }
-            }
-        }
-    }
-}
+/// A blob to be sent, as often as its beginning is asked for.
+pub type Open = dyn Fn() -> Result<std::fs::File> + Send + Sync;
 
 impl Registry {
     /// # Errors
-    /// This machine has no certificates to trust.
-    pub fn new(reference: &Reference, scheme: Option<&str>) -> Result<Registry> {
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_native_roots()
-            .map_err(|error| Error::Internal(format!("reading the certificates that this machine trusts: {error}")))?
-            .https_or_http()
-            .enable_http1()
-            .build();
-        let scheme = scheme.unwrap_or(if reference.is_local() { "http" } else { "https" });
-        let host = if reference.host == "docker.io" { "registry-1.docker.io" } else { &reference.host };
-        Ok(Registry {
-            client: Client::builder(TokioExecutor::new()).build(connector),
-            scheme: scheme.into(),
-            host: host.into(),
-            repository: reference.repository.clone(),
-            token: Mutex::new(None),
-        })
+    /// What is said of its servers cannot be read.
+    pub fn new(reference: &Reference, options: &Options) -> Result<Registry> {
+        let hosts = servers(reference, options.hosts.as_deref(), options.scheme.as_deref())?;
+        let last = hosts.len() - 1;
+        let make = |(n, host)| {
+            let mirror_of = (n != last).then(|| reference.host.clone());
+            Server::new(host, mirror_of, options.credentials.clone(), &options.headers, options.patience)
+        };
+        let servers = hosts.into_iter().enumerate().map(make).collect::<Result<_>>()?;
+        Ok(Registry { servers, host: reference.host.clone(), repository: reference.repository.clone() })
     }
 
     /// A manifest or an index, by tag or digest. A digest that was asked for is checked.
@@ -109,212 +87,226 @@ impl Registry {
     /// # Errors
     /// `NotFound`; `FailedPrecondition` other bytes than asked for; `Unavailable`; `ResourceExhausted` too long.
     pub async fn manifest(&self, object: &str, expected: Option<&Digest>) -> Result<Manifest> {
-        let name = format!("{}/{}:{object}", self.host, self.repository);
-        let response = self.get(&self.address(&format!("manifests/{object}")), &name, Some(ACCEPTED), None).await?;
+        let name = format!("pulling {}/{}:{object}", self.host, self.repository);
+        let capability = if expected.is_some() { Capability::Pull } else { Capability::Resolve };
+        let to = format!("{}/manifests/{object}", self.repository);
+        let scope = self.scope("pull");
+        let scopes = [scope.as_str()];
+        let ask = Ask::get(&to, &name, &scopes).accept(ACCEPTED);
+        let (server, response) = self.first(capability, &ask).await?;
         let media_type = header(&response, &CONTENT_TYPE).split(';').next().unwrap_or_default().trim().to_owned();
-        let told = header(&response, &hyper::header::HeaderName::from_static("docker-content-digest"));
-        let bytes = whole(response, &name).await?;
-        let digest = Digest::of(&bytes);
+        let told = header(&response, &HeaderName::from_static("docker-content-digest"));
+        let bytes = whole(response, &name, server.patience()).await?;
+        let digest = expected.map_or_else(|| Digest::of(&bytes), |expected| expected.same_kind(&bytes));
         for said in [expected.map_or("", Digest::as_str), told.as_str()] {
-            if !said.is_empty() && said != digest.as_str() {
+            let wrong = match Digest::parse(said) {
+                Ok(said) => said.same_kind(&bytes) != said,
+                Err(_) => !said.is_empty(),
+            };
+            if wrong {
                 return Err(Error::FailedPrecondition(format!("{name}: its digest is {digest}, not {said}")));
             }
         }
         Ok(Manifest { media_type, digest, bytes })
     }
 
-    /// A blob from byte `offset` on.
+    /// A blob from byte `offset` on; also from where its descriptor says that it lies, if the registry does not have it.
     ///
     /// # Errors
     /// `NotFound`; `Unavailable`.
-    pub async fn blob(&self, digest: &Digest, offset: u64) -> Result<Blob> {
-        let name = format!("{}/{}@{digest}", self.host, self.repository);
-        let response = self
-            .get(&self.address(&format!("blobs/{digest}")), &name, None, Some(offset).filter(|offset| *offset > 0))
-            .await?;
+    pub async fn blob(&self, digest: &Digest, offset: u64, elsewhere: &[String]) -> Result<Blob> {
+        let name = format!("pulling {}/{}@{digest}", self.host, self.repository);
+        let to = format!("{}/blobs/{digest}", self.repository);
+        let scope = self.scope("pull");
+        let scopes = [scope.as_str()];
+        let answer = self.first(Capability::Pull, &Ask::get(&to, &name, &scopes).from(offset)).await;
+        let (server, response) = match answer {
+            Err(Error::NotFound(_)) if !elsewhere.is_empty() => self.elsewhere(&name, offset, elsewhere).await?,
+            answer => answer?,
+        };
         if offset > 0 {
             let range = header(&response, &CONTENT_RANGE);
             if response.status() != StatusCode::PARTIAL_CONTENT || !range.starts_with(&format!("bytes {offset}-")) {
-                return Err(Error::Unavailable(format!(
-                    "reading {name}: the registry does not go on at byte {offset}"
-                )));
+                return Err(Error::Unavailable(format!("{name}: the registry does not go on at byte {offset}")));
             }
         }
-        Ok(Blob { body: response.into_body(), name })
+        Ok(Blob::new(response, &name, server.patience()))
     }
 
-    fn address(&self, path: &str) -> String {
-        format!("{}://{}/v2/{}/{path}", self.scheme, self.host, self.repository)
-    }
-
-    /// Gets an address; asks for a token once if the registry wants one, and follows redirects, without the token where
-    /// they lead to another host, and never from HTTPS to HTTP.
-    async fn get(
-        &self,
-        address: &str,
-        name: &str,
-        accept: Option<&str>,
-        offset: Option<u64>,
-    ) -> Result<Response<Incoming>> {
-        let mut address = address.to_owned();
-        let mut asked_for_token = false;
-        for _ in 0..REDIRECTS {
-            let uri: Uri = address
-                .parse()
-                .map_err(|_| Error::InvalidArgument(format!("{name}: {} is not an address", redacted(&address))))?;
-            let ours = uri.authority().is_some_and(|authority| authority.as_str() == self.host)
-                && uri.scheme_str() == Some(self.scheme.as_str());
-            let mut request = Request::get(uri.clone());
-            if let Some(accept) = accept {
-                request = request.header(ACCEPT, accept);
-            }
-            if let Some(offset) = offset {
-                request = request.header(RANGE, format!("bytes={offset}-"));
-            }
-            if let Some(token) = self.token.lock().await.as_ref().filter(|_| ours) {
-                request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-            }
-            let request =
-                request.body(Empty::new()).map_err(|error| Error::InvalidArgument(format!("{name}: {error}")))?;
-            let response = self.send(request, name).await?;
-            match response.status() {
-                StatusCode::OK | StatusCode::PARTIAL_CONTENT => return Ok(response),
-                StatusCode::UNAUTHORIZED if ours && !asked_for_token => {
-                    asked_for_token = true;
-                    let challenge = Challenge::parse(&header(&response, &WWW_AUTHENTICATE));
-                    let Some(token_address) = challenge.token_address() else {
-                        return Err(Error::PermissionDenied(format!("pulling {name}: no basic auth credentials")));
-                    };
-                    *self.token.lock().await = Some(self.fetch_token(&token_address, name).await?);
-                }
-                status if status.is_redirection() => {
-                    let location = header(&response, &LOCATION);
-                    let next = absolute(&uri, &location)
-                        .ok_or_else(|| Error::Unknown(format!("{name}: redirected to nowhere")))?;
-                    if uri.scheme_str() == Some("https") && !next.starts_with("https://") {
-                        return Err(Error::PermissionDenied(format!(
-                            "{name}: redirected from HTTPS to plain HTTP at {}",
-                            redacted(&next)
-                        )));
-                    }
-                    address = next;
-                }
-                status => return Err(refusal(status, name)),
+    /// Foreign layers: nothing of ours goes along, since it is not the registry that is asked.
+    async fn elsewhere(&self, name: &str, offset: u64, urls: &[String]) -> Result<(&Server, Response<Incoming>)> {
+        let server = self.servers.last().ok_or_else(|| Error::NotFound(name.to_owned()))?;
+        let mut failed = Error::NotFound(name.to_owned());
+        for url in urls.iter().filter(|url| url.starts_with("https://") || url.starts_with("http://")) {
+            match server.send(&Ask::get(url, name, &[]).from(offset)).await {
+                Ok(response) if response.status().is_success() => return Ok((server, response)),
+                Ok(response) => failed = refusal(response.status(), name),
+                Err(error) => failed = error,
             }
         }
-        Err(Error::Unknown(format!("{name}: more than {REDIRECTS} redirects")))
+        Err(failed)
     }
 
-    async fn send(&self, request: Request<Empty<Bytes>>, name: &str) -> Result<Response<Incoming>> {
-        let answer = timeout(PATIENCE, self.client.request(request)).await;
-        let answer = answer
-            .map_err(|_| Error::Unavailable(format!("pulling {name}: no answer for {} s", PATIENCE.as_secs())))?;
-        answer.map_err(|error| {
-            let text = chain(&error);
-            let hint = if text.contains("InvalidContentType") || text.contains("corrupt message") {
-                ": http: server gave HTTP response to HTTPS client"
-            } else if text.contains("onnection refused") {
-                ": connect: connection refused"
-            } else {
-                ""
+    /// Asks the servers in order; the first one that has it answers. Of several failures the first that says more than
+    /// "not here" is told.
+    async fn first(&self, capability: Capability, ask: &Ask<'_>) -> Result<(&Server, Response<Incoming>)> {
+        let mut failed: Option<Error> = None;
+        for server in self.servers.iter().filter(|server| server.can(capability)) {
+            let error = match server.send(ask).await {
+                Ok(response) if response.status().is_success() => return Ok((server, response)),
+                Ok(response) => refusal(response.status(), ask.name),
+                Err(error) => error,
             };
-            Error::Unavailable(format!("pulling {name}: {text}{hint}"))
-        })
-    }
-
-    /// Anonymously: no credential is sent to an address that a registry has named.
-    async fn fetch_token(&self, address: &str, name: &str) -> Result<String> {
-        if self.scheme == "https" && !address.starts_with("https://") {
-            return Err(Error::PermissionDenied(format!(
-                "{name}: tokens are offered over plain HTTP at {}",
-                redacted(address)
-            )));
+            tracing::debug!("{}: {error}", server.authority());
+            if failed.as_ref().is_none_or(|known| matches!(known, Error::NotFound(_))) {
+                failed = Some(error);
+            }
         }
-        let request = Request::get(address).body(Empty::new());
-        let request =
-            request.map_err(|_| Error::InvalidArgument(format!("{name}: {} is not an address", redacted(address))))?;
-        let response = self.send(request, name).await?;
-        if response.status() != StatusCode::OK {
-            return Err(refusal(response.status(), name));
+        let none = || Error::NotFound(format!("{}: no server may be asked for it", ask.name));
+        Err(failed.unwrap_or_else(none))
+    }
+
+    fn scope(&self, actions: &str) -> String {
+        format!("repository:{}:{actions}", self.repository)
+    }
+
+    fn target(&self) -> Result<&Server> {
+        let server = self.servers.iter().rev().find(|server| server.can(Capability::Push));
+        server.ok_or_else(|| Error::PermissionDenied(format!("{}: no server takes pushes", self.host)))
+    }
+
+    /// Whether the registry has a blob or a manifest.
+    ///
+    /// # Errors
+    /// The registry's.
+    pub async fn has(&self, kind: &str, object: &str, expected: &Digest) -> Result<bool> {
+        let name = format!("pushing {}/{}@{expected}", self.host, self.repository);
+        let to = format!("{}/{kind}/{object}", self.repository);
+        let scope = self.scope("pull,push");
+        let scopes = [scope.as_str()];
+        let ask = Ask { method: Method::HEAD, ..Ask::get(&to, &name, &scopes).accept(ACCEPTED) };
+        let response = self.target()?.send(&ask).await?;
+        match response.status() {
+            StatusCode::NOT_FOUND => Ok(false),
+            status if status.is_success() => {
+                let told = header(&response, &HeaderName::from_static("docker-content-digest"));
+                Ok(told.is_empty() && object == expected.as_str() || told == expected.as_str())
+            }
+            status => Err(refusal(status, &name)),
         }
-        let answer: serde_json::Value = serde_json::from_slice(&whole(response, name).await?)
-            .map_err(|error| Error::Unknown(format!("{name}: reading a token: {error}")))?;
-        let token = answer["token"].as_str().or(answer["access_token"].as_str());
-        token.map(str::to_owned).ok_or_else(|| Error::Unknown(format!("{name}: the answer has no token")))
     }
-}
 
-fn refusal(status: StatusCode, name: &str) -> Error {
-    match status {
-        StatusCode::NOT_FOUND => Error::NotFound(name.to_owned()),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::PermissionDenied(format!(
-            "pulling {name}: pull access denied, repository does not exist or may require authorization"
-        )),
-        status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-            Error::Unavailable(format!("pulling {name}: unexpected status {status}"))
+    /// Sends a blob, unless the registry takes it from another of its repositories. `sent` grows meanwhile.
+    ///
+    /// # Errors
+    /// The registry's; `FailedPrecondition` it names a place for the bytes that may not be used.
+    pub async fn push_blob(
+        &self,
+        digest: &Digest,
+        size: u64,
+        mounts: &[String],
+        open: Arc<Open>,
+        sent: Arc<AtomicU64>,
+    ) -> Result<()> {
+        let name = format!("pushing {}/{}@{digest}", self.host, self.repository);
+        let server = self.target()?;
+        let own = self.scope("pull,push");
+        let mut to = format!("{}/blobs/uploads/", self.repository);
+        let mut scopes = vec![own.as_str()];
+        let from = mounts.iter().find(|from| **from != self.repository);
+        let pull = from.map(|from| format!("repository:{from}:pull"));
+        if let (Some(from), Some(pull)) = (from, &pull) {
+            to = format!("{to}?mount={digest}&from={from}");
+            scopes.push(pull);
         }
-        status => Error::Unknown(format!("pulling {name}: unexpected status {status}")),
-    }
-}
-
-fn header(response: &Response<Incoming>, name: &hyper::header::HeaderName) -> String {
-    response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
-}
-
-/// A document of at most [`LONGEST_DOCUMENT`] bytes.
-async fn whole(response: Response<Incoming>, name: &str) -> Result<Bytes> {
-    let too_long = || Error::ResourceExhausted(format!("{name}: longer than {LONGEST_DOCUMENT} bytes"));
-    if header(&response, &CONTENT_LENGTH).parse::<usize>().is_ok_and(|length| length > LONGEST_DOCUMENT) {
-        return Err(too_long());
-    }
-    let mut blob = Blob { body: response.into_body(), name: name.to_owned() };
-    let mut bytes = Vec::new();
-    while let Some(more) = blob.next().await? {
-        if bytes.len() + more.len() > LONGEST_DOCUMENT {
-            return Err(too_long());
+        let ask = Ask { method: Method::POST, ..Ask::get(&to, &name, &scopes) };
+        let response = match server.send(&ask).await {
+            // The token for both repositories may be refused where that for one is not.
+            Err(Error::PermissionDenied(_)) if from.is_some() => {
+                let to = format!("{}/blobs/uploads/", self.repository);
+                server.send(&Ask { method: Method::POST, ..Ask::get(&to, &name, &[&own]) }).await?
+            }
+            answer => answer?,
+        };
+        match response.status() {
+            StatusCode::CREATED => return Ok(()), // it was there, in the other repository
+            StatusCode::ACCEPTED => {}
+            status => return Err(refusal(status, &name)),
         }
-        bytes.extend_from_slice(&more);
+        let base = format!("{}/blobs/uploads/", self.repository);
+        let place = server.locate(&base, &header(&response, &LOCATION));
+        let place = place.ok_or_else(|| {
+            Error::FailedPrecondition(format!("{name}: the registry names no place for it, or one that is less safe"))
+        })?;
+        let separator = if place.contains('?') { '&' } else { '?' };
+        let place = format!("{place}{separator}digest={digest}");
+        let counted = sent.clone();
+        let body = move || {
+            counted.store(0, Ordering::Relaxed);
+            Ok(stream(open()?, counted.clone()))
+        };
+        let scopes = [own.as_str()];
+        let mut ask =
+            Ask { method: Method::PUT, body: Some(&body), sent: Some(sent), ..Ask::get(&place, &name, &scopes) };
+        ask.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        ask.headers.insert(CONTENT_LENGTH, size.into());
+        let response = server.send(&ask).await?;
+        if response.status().is_success() { Ok(()) } else { Err(refusal(response.status(), &name)) }
     }
-    Ok(bytes.into())
+
+    /// Sends a manifest or an index, by tag or digest.
+    ///
+    /// # Errors
+    /// The registry's.
+    pub async fn push_manifest(&self, object: &str, media_type: &str, bytes: Bytes) -> Result<()> {
+        let name = format!("pushing {}/{}:{object}", self.host, self.repository);
+        let server = self.target()?;
+        let to = format!("{}/manifests/{object}", self.repository);
+        let scope = self.scope("pull,push");
+        let scopes = [scope.as_str()];
+        let length = bytes.len() as u64;
+        let body = move || Ok(full(bytes.clone()));
+        let mut ask = Ask { method: Method::PUT, body: Some(&body), ..Ask::get(&to, &name, &scopes) };
+        let media_type = HeaderValue::from_str(media_type)
+            .map_err(|_| Error::InvalidArgument(format!("{name}: {media_type:?} is not a media type")))?;
+        ask.headers.insert(CONTENT_TYPE, media_type);
+        ask.headers.insert(CONTENT_LENGTH, length.into());
+        let response = server.send(&ask).await?;
+        if response.status().is_success() { Ok(()) } else { Err(refusal(response.status(), &name)) }
+    }
 }
 
-/// A redirect's target as a whole address.
-fn absolute(from: &Uri, location: &str) -> Option<String> {
-    match location {
-        "" => None,
-        whole if whole.starts_with("http://") || whole.starts_with("https://") => Some(whole.to_owned()),
-        path if path.starts_with('/') => Some(format!("{}://{}{path}", from.scheme_str()?, from.authority()?)),
-        _ => None,
+impl Server {
+    /// A place that an answer names, as a whole address: never less safe than the server itself.
+    fn locate(&self, asked: &str, location: &str) -> Option<String> {
+        let from = self.address_of(asked).parse().ok()?;
+        resolved(&from, location).filter(|place| from.scheme_str() != Some("https") || place.starts_with("https://"))
     }
 }
 
-/// An address without its query, which may hold a signature, and without credentials.
-fn redacted(address: &str) -> String {
-    let plain = address.split('?').next().unwrap_or_default();
-    match (plain.split_once("://"), plain.contains('@')) {
-        (Some((scheme, rest)), true) => format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, rest)| rest)),
-        _ => plain.to_owned(),
-    }
-}
-
-/// An error with all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {}", cause.to_string().to_lowercase());
-        source = cause.source();
-    }
-    text.split(" (os error").next().unwrap_or_default().to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_in_addresses_are_not_told() {
-        assert_eq!(redacted("https://u:p@host/x?sig=abc"), "https://host/x");
-        assert_eq!(redacted("https://host/x?token=1"), "https://host/x");
-    }
+/// A file as a body, read by a thread where it keeps nobody waiting.
+fn stream(mut file: std::fs::File, sent: Arc<AtomicU64>) -> Body {
+    let (pieces, receiver) = mpsc::channel(4);
+    tokio::task::spawn_blocking(move || {
+        loop {
+            let mut piece = vec![0; PIECE];
+            let read = std::io::Read::read(&mut file, &mut piece).map(|length| {
+                piece.truncate(length);
+                piece
+            });
+            let ended = read.as_ref().is_ok_and(Vec::is_empty);
+            let failed = read.is_err();
+            if ended {
+                return;
+            }
+            if let Ok(piece) = &read {
+                sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            }
+            let frame = read.map(|piece| Frame::data(Bytes::from(piece)));
+            if pieces.blocking_send(frame).is_err() || failed {
+                return; // the request has ended, or has been told
+            }
+        }
+    });
+    StreamBody::new(ReceiverStream::new(receiver)).boxed_unsync()
 }

@@ -67,17 +67,20 @@ impl Reference {
         Ok(full)
     }
 
-    /// Whether the registry is on this machine: then plain HTTP is what it speaks unless told otherwise.
-    pub fn is_local(&self) -> bool {
-        let host = self.host.rsplit_once(':').map_or(self.host.as_str(), |(host, _)| host);
-        let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-        host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback()) // 127.example is somebody's name
-    }
-
     /// What the registry knows it by: the digest if there is one, else the tag.
     pub fn object(&self) -> &str {
         self.digest.as_ref().map_or(&self.tag, |digest| digest.as_str())
     }
+}
+
+/// Whether a host, with or without a port, is this machine.
+pub fn is_local(authority: &str) -> bool {
+    let bare = authority.trim_start_matches('[').split(']').next().unwrap_or_default(); // [::1]:5000
+    let host = match authority.starts_with('[') {
+        true => bare,
+        false => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
+    };
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()) // 127.example is somebody's name
 }
 
 #[cfg(test)]
@@ -108,7 +111,14 @@ mod tests {
             (parsed.host.as_str(), parsed.repository.as_str(), parsed.tag.as_str()),
             ("127.0.0.1:5000", "a/b", "1.0")
         );
-        assert!(parsed.is_local());
-        assert!(!Reference::parse("127.0.0.1.example:5000/a:1").unwrap().is_local());
+        for (host, local) in [
+            ("127.0.0.1:5000", true),
+            ("localhost", true),
+            ("[::1]:5000", true),
+            ("127.0.0.1.example:5000", false),
+            ("10.0.0.1", false),
+        ] {
+            assert_eq!(is_local(host), local, "{host}");
+        }
     }
 }

@@ -1,16 +1,15 @@
 //! Layers: unpacked into a snapshot, and made from what differs between two.
 
 use std::io::{BufWriter, Write as _};
-use std::path::PathBuf;
 
 use tare_proto::containerd::services::diff::v1 as pb;
-use tare_proto::containerd::types::{Descriptor, Mount};
+use tare_proto::containerd::types::Descriptor;
 use tonic::{Request, Response, Status};
 
 use super::{Services, lease, namespace, required};
 use crate::error::{Doing as _, Error, Result};
 use crate::identity;
-use crate::layer::{self, Packing, Removals, Source};
+use crate::layer::{self, Packing, Source, Target};
 use crate::names::{Digest, Labels, LeaseId, Namespace, check_labels};
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -30,8 +29,7 @@ impl pb::diff_server::Diff for Services {
         let applied = self
             .blocking(move |services| {
                 let blob = services.content.reader(&namespace, &digest)?;
-                let applied = layer::apply(blob, &target.folder, target.removals)?;
-                layer::inherit(&target.folder, &applied.implied, &target.lower)?;
+                let applied = target.unpack(blob)?;
                 if request.sync_fs {
                     let doing = || format!("syncing {}", target.folder.display());
                     let folder = std::fs::File::open(&target.folder).doing(doing)?;
@@ -166,34 +164,6 @@ fn check_type(media_type: &str) -> Result<()> {
     }
 }
 
-/// Where a layer goes. Nothing is mounted for it: what is written to the upper folder of an overlay is what one would
-/// write through it, if removals are written in overlayfs's way.
-struct Target {
-    folder: PathBuf,
-    lower: Vec<PathBuf>,
-    removals: Removals,
-}
-
-impl Target {
-    fn of(mounts: &[Mount]) -> Result<Target> {
-        match Source::of(mounts)? {
-            Source::Overlay { upper: Some(folder), lower, user } => {
-                let removals = if user { Removals::UserOverlay } else { Removals::Overlay };
-                Ok(Target { folder, lower, removals })
-            }
-            Source::Overlay { upper: None, .. } => {
-                Err(Error::InvalidArgument("unpacking into an overlay without upperdir".into()))
-            }
-            Source::Folder { path, read_only: false } => {
-                Ok(Target { folder: path, lower: Vec::new(), removals: Removals::Remove })
-            }
-            Source::Folder { path, read_only: true } => {
-                Err(Error::InvalidArgument(format!("unpacking into {}: it is read-only", path.display())))
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,30 +175,6 @@ mod tests {
         }
         for bad in ["", "text/plain", &format!("{LAYER}+encrypted"), "application/vnd.oci.image.manifest.v1+json"] {
             assert!(matches!(check_type(bad), Err(Error::Unimplemented(_))), "{bad}");
-        }
-    }
-
-    #[test]
-    fn the_upper_folder_stands_for_the_overlay() {
-        let mount = |kind: &str, source: &str, options: &[&str]| Mount {
-            r#type: kind.into(),
-            source: source.into(),
-            target: String::new(),
-            options: options.iter().map(|option| (*option).to_owned()).collect(),
-        };
-        let overlay =
-            Target::of(&[mount("overlay", "overlay", &["workdir=/w", "upperdir=/u", "lowerdir=/b:/a"])]).unwrap();
-        assert_eq!((overlay.folder, overlay.removals), ("/u".into(), Removals::Overlay));
-        assert_eq!(overlay.lower, [PathBuf::from("/b"), PathBuf::from("/a")]);
-        let bind = Target::of(&[mount("bind", "/f", &["rw", "rbind"])]).unwrap();
-        assert_eq!((bind.folder, bind.removals), ("/f".into(), Removals::Remove));
-        for bad in [
-            vec![],
-            vec![mount("bind", "/f", &["ro"])],
-            vec![mount("overlay", "o", &["lowerdir=/a:/b"])],
-            vec![mount("nfs", "x", &[])],
-        ] {
-            assert!(Target::of(&bad).is_err());
         }
     }
 }

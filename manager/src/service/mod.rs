@@ -44,6 +44,7 @@ use crate::snapshot::Snapshots;
 use crate::store::Store;
 use crate::streaming::Streams;
 use crate::task::Tasks;
+use crate::transfer::Transfers;
 
 /// As containerd's: a list of thousands fits, a blob comes in pieces.
 const LARGEST_MESSAGE: usize = 16 << 20;
@@ -67,6 +68,7 @@ pub struct Services {
     pub events: Exchange,
     pub collector: Collector,
     pub streams: Streams,
+    pub transfers: Transfers,
     pub root: PathBuf,
     pub state: PathBuf,
     /// This daemon's, for as long as its root lives.
@@ -144,6 +146,7 @@ impl Services {
 
     /// Returns when everything that must not be cut short has come to its end. Nothing of the kind begins afterwards.
     pub async fn settle(&self) {
+        self.transfers.end();
         std::mem::forget(self.busy.write().await);
     }
 

@@ -6,8 +6,10 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
+use super::platform::Platform;
+
 use crate::error::{Error, Result};
-use crate::names::Digest;
+use crate::names::{Digest, Labels};
 
 /// What a descriptor points to.
 #[derive(Debug, Clone, Deserialize)]
@@ -20,7 +22,18 @@ pub struct Descriptor {
     #[serde(default)]
     pub annotations: HashMap<String, String>,
     pub platform: Option<Platform>,
+    /// Where it lies beside the registry.
+    #[serde(default)]
+    pub urls: Vec<String>,
 }
+
+/// Source: image-spec media-types.md; docker's image manifest, schema 2.
+const INDEXES: &[&str] =
+    &["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
+const MANIFESTS: &[&str] =
+    &["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
+const CONFIGS: &[&str] =
+    &["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 
 impl Descriptor {
     /// # Errors
@@ -28,33 +41,60 @@ impl Descriptor {
     pub fn digest(&self) -> Result<Digest> {
         Digest::parse(&self.digest)
     }
-}
 
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-pub struct Platform {
-    #[serde(default)]
-    pub os: String,
-    #[serde(default)]
-    pub architecture: String,
-    #[serde(default)]
-    pub variant: String,
-}
-
-impl Platform {
-    /// This machine's.
-    pub fn own() -> Platform {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        Platform { os: "linux".into(), architecture: architecture.into(), variant: String::new() }
+    pub fn is_index(&self) -> bool {
+        INDEXES.contains(&self.media_type.as_str())
     }
 
-    /// Whether an image for `other` runs here.
-    fn takes(&self, other: &Platform) -> bool {
-        let variant = self.variant.is_empty() || other.variant.is_empty() || self.variant == other.variant;
-        self.os == other.os && self.architecture == other.architecture && variant
+    /// A manifest or an index: it refers to others.
+    pub fn is_document(&self) -> bool {
+        self.is_index() || MANIFESTS.contains(&self.media_type.as_str())
+    }
+
+    /// An image's configuration, and not that of another artifact. Of old, some say nothing.
+    pub fn is_image_config(&self) -> bool {
+        self.media_type.is_empty() || CONFIGS.contains(&self.media_type.as_str())
+    }
+
+    /// A layer that its maker does not let others pass on.
+    pub fn is_foreign(&self) -> bool {
+        self.media_type.contains(".nondistributable.") || self.media_type.contains(".foreign.")
+    }
+
+    /// What a write of it is called, here and in what clients are told.
+    pub fn reference(&self) -> String {
+        let kind = match () {
+            () if self.is_index() => "index",
+            () if self.is_document() => "manifest",
+            () if self.media_type.contains("layer") || self.media_type.contains(".rootfs.diff") => "layer",
+            () if CONFIGS.contains(&self.media_type.as_str()) => "config",
+            () => "unknown",
+        };
+        format!("{kind}-{}", self.digest)
+    }
+}
+
+impl From<&Descriptor> for tare_proto::containerd::types::Descriptor {
+    fn from(descriptor: &Descriptor) -> Self {
+        Self {
+            media_type: descriptor.media_type.clone(),
+            digest: descriptor.digest.clone(),
+            size: i64::try_from(descriptor.size).unwrap_or(i64::MAX),
+            annotations: descriptor.annotations.clone(),
+        }
+    }
+}
+
+impl From<&tare_proto::containerd::types::Descriptor> for Descriptor {
+    fn from(target: &tare_proto::containerd::types::Descriptor) -> Self {
+        Self {
+            media_type: target.media_type.clone(),
+            digest: target.digest.clone(),
+            size: target.size.unsigned_abs(),
+            annotations: target.annotations.clone(),
+            platform: None,
+            urls: Vec::new(),
+        }
     }
 }
 
@@ -101,6 +141,14 @@ impl Document {
         }
     }
 
+    /// All that it refers to.
+    pub fn children(self) -> Vec<Descriptor> {
+        match self {
+            Document::Index(manifests) => manifests,
+            Document::Manifest { config, layers } => std::iter::once(config).chain(layers).collect(),
+        }
+    }
+
     /// The manifest of an index for a platform.
     ///
     /// # Errors
@@ -108,10 +156,40 @@ impl Document {
     pub fn choose<'d>(manifests: &'d [Descriptor], platform: &Platform) -> Result<&'d Descriptor> {
         let fits = |descriptor: &&Descriptor| descriptor.platform.as_ref().is_some_and(|other| platform.takes(other));
         let only = || manifests.first().filter(|first| manifests.len() == 1 && first.platform.is_none());
-        manifests.iter().find(fits).or_else(only).ok_or_else(|| {
-            Error::NotFound(format!("no match for platform in manifest: {}/{}", platform.os, platform.architecture))
-        })
+        manifests
+            .iter()
+            .find(fits)
+            .or_else(only)
+            .ok_or_else(|| Error::NotFound(format!("no match for platform in manifest: {platform}")))
     }
+}
+
+/// What an image's configuration says that it runs on.
+pub fn platform(config: &[u8]) -> Platform {
+    serde_json::from_slice(config).unwrap_or_default() // what is malformed is told by whoever needs it
+}
+
+/// Of each thing that a document refers to: the collector keeps it with the document.
+///
+/// Source: containerd core/images, "ChildGCLabels".
+pub fn labels(children: &[Descriptor]) -> Labels {
+    let (mut manifests, mut layers, mut others) = (0, 0, 0);
+    let next = |count: &mut usize, kind: &str| {
+        *count += 1;
+        format!("containerd.io/gc.ref.content.{kind}{}", *count - 1)
+    };
+    let mut labels = Labels::new();
+    for child in children {
+        let reference = child.reference();
+        let key = match reference.split('-').next().unwrap_or_default() {
+            "config" => "containerd.io/gc.ref.content.config".to_owned(),
+            "manifest" | "index" => next(&mut manifests, "m."),
+            "layer" => next(&mut layers, "l."),
+            _ => next(&mut others, ""),
+        };
+        labels.insert(key, child.digest.clone());
+    }
+    labels
 }
 
 /// The digests of the layers, uncompressed.

@@ -1,275 +1,308 @@
-//! A pull is one pass: bytes go from the socket through the digest into a file, the decompressor and the unpacker while they
-//! are in the cache. Layers come side by side and are put on one another at the end.
+//! A pull: documents from the top down, then the layers of each image, side by side, put on one another at the end.
 
-use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use hyper::body::Bytes;
-use tare_proto::containerd::services::images::v1::Image;
-use tare_proto::containerd::services::leases::v1::Lease;
 use tare_proto::containerd::types::Descriptor as Target;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 
-use super::document::{Descriptor, Document, Platform, chain_ids, diff_ids};
-use crate::content::{Content, Writer};
+use super::Transfers;
+use super::document::{self, Descriptor, Document, chain_ids, diff_ids};
+use super::held::{Held, SOURCE};
+use super::layer::{Job, blocking, check_size};
+use super::names::{Names, Stored};
+use super::platform::Platform;
+use super::progress::{Progress, State};
+use super::unpack::{Here, Unpack};
 use crate::error::{Error, Result};
 use crate::gc;
-use crate::layer::{self, Applied, Removals};
+use crate::layer::{self, Applied};
 use crate::names::{Digest, Labels, Namespace};
-use crate::registry::{Reference, Registry};
-use crate::snapshot::{OVERLAY, Snapshots};
-use crate::store::{Store, kind};
+use crate::registry::{Manifest, Options, Reference, Registry};
+use crate::snapshot::{OVERLAY, check_snapshotter};
 
 /// Layers on their way at once.
 const SIDE_BY_SIDE: usize = 4;
-/// How often a broken connection is made again for one blob.
-const ATTEMPTS: usize = 5;
-/// Pieces of a blob between the network and the disk.
-const PIPE: usize = 32;
+/// An index may lie in an index, but not so often.
+const DEEPEST: usize = 4;
+/// What is read as a whole: a configuration.
+const LONGEST: u64 = 4 << 20;
 
 /// What is to be pulled, and how.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Request {
     pub reference: String,
-    /// The name that the image gets.
-    pub name: String,
-    pub labels: Labels,
-    pub platform: Platform,
-    /// `http` or `https`; by default what suits the host.
-    pub scheme: Option<String>,
-    pub unpack: bool,
+    pub names: Names,
+    /// Whose layers are wanted; all if there are none.
+    pub platforms: Vec<Platform>,
+    /// Manifests and configurations of the other platforms too.
+    pub all_metadata: bool,
+    /// At most so many manifests of an index; 0 is no limit.
+    pub most_manifests: usize,
+    pub unpacks: Vec<Unpack>,
+    pub registry: Options,
 }
 
-/// How far something has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    /// `waiting`, `downloading`, `extracting`, `complete`, `saved`.
-    pub event: &'static str,
-    pub name: String,
-    pub parent: Option<String>,
-    pub done: u64,
-    pub total: u64,
+/// What stays the same on the way down.
+struct Pull<'p> {
+    transfers: &'p Transfers,
+    registry: Arc<Registry>,
+    held: Arc<Held>,
+    request: &'p Request,
+    progress: &'p Progress,
+    /// Where everything comes from, as a label.
+    source: Labels,
+    /// Whose progress it is.
+    name: String,
 }
 
-/// What was pulled.
-#[derive(Debug, Clone)]
-pub struct Pulled {
-    pub image: Image,
-    pub new: bool,
-}
-
-/// Pulls into these stores.
-#[derive(Clone)]
-pub struct Puller {
-    pub store: Store,
-    pub content: Content,
-    pub snapshots: Snapshots,
-}
-
-/// A lease of our own for the time of one pull.
-struct Held<'p> {
-    puller: &'p Puller,
-    namespace: Namespace,
-    lease: String,
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = gc::release(&self.puller.store, &self.namespace, &self.lease) {
-            tracing::warn!("ending the lease {} of a pull: {error}; it expires in a day", self.lease);
-        }
-    }
-}
-
-impl Puller {
+impl Transfers {
     /// Pulls an image; whatever is there already is not fetched again.
     ///
     /// # Errors
     /// The registry's, or the disk's. Nothing that looks whole and is not is left.
-    pub async fn pull(
-        &self,
-        namespace: &Namespace,
-        request: &Request,
-        progress: mpsc::Sender<Progress>,
-    ) -> Result<Pulled> {
+    pub async fn pull(&self, namespace: &Namespace, request: &Request, progress: &Progress) -> Result<Vec<Stored>> {
         let reference = Reference::parse(&request.reference)?;
-        let registry = Arc::new(Registry::new(&reference, request.scheme.as_deref())?);
-        let held = self.hold(namespace)?;
-        let source = ("containerd.io/distribution.source.".to_owned() + &reference.host, reference.repository.clone());
+        for unpack in &request.unpacks {
+            check_snapshotter(&unpack.snapshotter)?;
+        }
+        let (of, options) = (reference.clone(), request.registry.clone());
+        let registry = Arc::new(blocking(move || Registry::new(&of, &options)).await?);
+        let held = Arc::new(self.hold(namespace)?);
+        let source = Labels::from([(format!("{SOURCE}{}", reference.host), reference.repository.clone())]);
+        let name = Some(request.names.name.clone()).filter(|name| !name.is_empty());
+        let name = name.unwrap_or_else(|| request.reference.clone());
+        let pull = Pull { transfers: self, registry, held, request, progress, source, name };
 
-        let top = registry.manifest(reference.object(), reference.digest.as_ref()).await?;
-        let target = Target {
-            media_type: top.media_type.clone(),
+        progress.say(format!("resolving {}", request.reference));
+        let top = pull.registry.manifest(reference.object(), reference.digest.as_ref());
+        let top = self.unless_ended(top).await?;
+        progress.say(format!("pulling from {}", reference.host));
+        let target = Descriptor {
+            media_type: media_type(&top)?,
             digest: top.digest.to_string(),
-            size: top.bytes.len().cast_signed() as i64,
-            ..Target::default()
+            size: top.bytes.len() as u64,
+            annotations: std::collections::HashMap::new(),
+            platform: None,
+            urls: Vec::new(),
         };
-        let manifest = match Document::read(&top.media_type, &top.bytes)? {
-            Document::Manifest { .. } => top.clone(),
-            Document::Index(manifests) => {
-                let chosen = Document::choose(&manifests, &request.platform)?;
-                let digest = chosen.digest()?;
-                let manifest = registry.manifest(digest.as_str(), Some(&digest)).await?;
-                let mut labels = Labels::from([source.clone()]);
-                for (n, other) in manifests.iter().enumerate() {
-                    labels.insert(format!("containerd.io/gc.ref.content.m.{n}"), other.digest.clone());
-                }
-                self.keep(&held, &top.digest, &top.bytes, &labels)?;
-                manifest
+        pull.tell("fetching image content", &pull.name, None, 0, Some(&target));
+        let unpacked = pull.document(&target, top, None, DEEPEST).await?;
+        if !request.unpacks.is_empty() && unpacked == 0 {
+            let wanted: Vec<String> = request.unpacks.iter().map(|unpack| unpack.platform.to_string()).collect();
+            return Err(Error::NotFound(format!("no match for platform in manifest: {}", wanted.join(", "))));
+        }
+        let names = request.names.of_target(&target.digest);
+        let names = if names.is_empty() { vec![request.reference.clone()] } else { names };
+        let stored = self.store_names(namespace, names, &request.names.labels, &target)?;
+        for stored in &stored {
+            pull.tell("saved", &stored.image.name, None, 0, Some(&target));
+        }
+        progress.say(format!("completed pull from {}", reference.host));
+        Ok(stored)
+    }
+}
+
+/// What a document says that it is, where its sender does not.
+fn media_type(manifest: &Manifest) -> Result<String> {
+    if !matches!(manifest.media_type.as_str(), "" | "application/octet-stream" | "application/json" | "text/plain") {
+        return Ok(manifest.media_type.clone());
+    }
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Typed {
+        media_type: String,
+    }
+    let typed: Typed = serde_json::from_slice(&manifest.bytes)
+        .map_err(|error| Error::InvalidArgument(format!("reading a manifest without a media type: {error}")))?;
+    Ok(typed.media_type)
+}
+
+impl Pull<'_> {
+    fn tell(&self, event: &str, name: &str, parent: Option<&str>, done: u64, what: Option<&Descriptor>) {
+        self.progress.tell(State {
+            event: event.into(),
+            name: name.into(),
+            parent: parent.map(str::to_owned),
+            done,
+            total: what.map_or(0, |what| what.size),
+            what: what.map(Target::from),
+        });
+    }
+
+    /// Keeps a document, after all that it refers to and that is wanted. How often something was unpacked.
+    async fn document(
+        &self,
+        descriptor: &Descriptor,
+        manifest: Manifest,
+        platform: Option<&Platform>,
+        depth: usize,
+    ) -> Result<usize> {
+        let document = Document::read(&descriptor.media_type, &manifest.bytes)?;
+        let unpacked = match &document {
+            Document::Index(manifests) => Box::pin(self.index(manifests, depth)).await?,
+            Document::Manifest { config, layers } => self.manifest(config, layers, platform).await?,
+        };
+        let mut labels = document::labels(&document.children());
+        labels.extend(self.source.clone());
+        let (held, digest) = (self.held.clone(), manifest.digest.clone());
+        blocking(move || held.keep(&digest, &manifest.bytes, &labels)).await?;
+        self.tell("complete", &descriptor.reference(), Some(&self.name), descriptor.size, Some(descriptor));
+        Ok(unpacked)
+    }
+
+    async fn index(&self, manifests: &[Descriptor], depth: usize) -> Result<usize> {
+        if depth == 0 {
+            return Err(Error::InvalidArgument(format!("{}: indexes in indexes", self.request.reference)));
+        }
+        let request = self.request;
+        let wanted = |descriptor: &&Descriptor| {
+            descriptor.platform.as_ref().is_none_or(|platform| platform.is_among(&request.platforms))
+        };
+        let mut chosen: Vec<&Descriptor> = manifests.iter().filter(wanted).collect();
+        if request.most_manifests > 0 {
+            chosen.truncate(request.most_manifests);
+        }
+        if chosen.is_empty() && !manifests.is_empty() {
+            let asked: Vec<String> = request.platforms.iter().map(Platform::to_string).collect();
+            return Err(Error::NotFound(format!("no match for platform in manifest: {}", asked.join(", "))));
+        }
+        let mut unpacked = 0;
+        for descriptor in manifests {
+            let taken = chosen.iter().any(|chosen| std::ptr::eq(*chosen, descriptor));
+            if !taken && !request.all_metadata {
+                continue;
             }
-        };
-        let Document::Manifest { config, layers } = Document::read(&manifest.media_type, &manifest.bytes)? else {
-            return Err(Error::InvalidArgument(format!("{}: an index in an index", request.reference)));
-        };
-        tell(&progress, "resolved", &request.name, None, 0, 0);
-
-        let config_bytes = self.document(&registry, &held, &config, &source).await?;
-        let diff_ids = diff_ids(&config_bytes)?;
-        if diff_ids.len() != layers.len() {
-            return Err(Error::InvalidArgument(format!(
-                "{}: {} layers, and the configuration has {}",
-                request.reference,
-                layers.len(),
-                diff_ids.len()
-            )));
+            if !descriptor.is_document() {
+                if taken {
+                    self.blobs(std::slice::from_ref(descriptor), None).await?;
+                }
+                continue;
+            }
+            let manifest = self.fetch_document(descriptor).await?;
+            if taken {
+                unpacked += self.document(descriptor, manifest, descriptor.platform.as_ref(), depth - 1).await?;
+            } else {
+                self.metadata(descriptor, manifest).await?;
+            }
         }
-        self.layers(&registry, &held, &layers, &diff_ids, &source, request, &progress).await?;
-
-        let mut labels = Labels::from([source, ("containerd.io/gc.ref.content.config".into(), config.digest.clone())]);
-        for (n, layer) in layers.iter().enumerate() {
-            labels.insert(format!("containerd.io/gc.ref.content.l.{n}"), layer.digest.clone());
-        }
-        self.keep(&held, &manifest.digest, &manifest.bytes, &labels)?;
-        if request.unpack
-            && let Some(last) = chain_ids(&diff_ids).last()
-        {
-            let label = (format!("containerd.io/gc.ref.snapshot.{OVERLAY}"), last.to_string());
-            self.content.update(namespace, &config.digest()?, |labels| {
-                labels.insert(label.0, label.1);
-                Ok(())
-            })?;
-        }
-        let pulled = self.name(namespace, request, target)?;
-        tell(&progress, "saved", &request.name, None, 0, 0);
-        Ok(pulled)
+        Ok(unpacked)
     }
 
-    fn hold(&self, namespace: &Namespace) -> Result<Held<'_>> {
-        let now = SystemTime::now();
-        let nanos = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        let lease = format!("pull-{nanos}");
-        let expire = humantime::format_rfc3339_seconds(now + std::time::Duration::from_secs(24 * 3600)).to_string();
-        let labels = Labels::from([("containerd.io/gc.expire".into(), expire)]);
-        let row = Lease { id: lease.clone(), created_at: Some(now.into()), labels };
-        self.store.change(|rows| rows.put(kind::LEASE, namespace, &lease, &row))?;
-        Ok(Held { puller: self, namespace: namespace.clone(), lease })
-    }
-
-    /// Keeps bytes that are in memory as a blob.
-    fn keep(&self, held: &Held<'_>, digest: &Digest, bytes: &[u8], labels: &Labels) -> Result<()> {
-        gc::hold(&self.store, &held.namespace, &held.lease, &[gc::content(digest)])?;
-        let mut writer = match self.content.writer(
-            &held.namespace,
-            &format!("{}-{digest}", held.lease),
-            bytes.len() as u64,
-            Some(digest),
-        ) {
-            Err(Error::AlreadyExists(_)) => return self.relabel(&held.namespace, digest, labels),
-            writer => writer?,
-        };
-        writer.write(bytes)?;
-        match writer.commit(bytes.len() as u64, Some(digest), labels) {
-            Ok(_) => Ok(()),
-            Err(Error::AlreadyExists(_)) => self.relabel(&held.namespace, digest, labels),
-            Err(error) => Err(error),
+    /// A manifest of a platform that is not wanted, and its configuration.
+    async fn metadata(&self, descriptor: &Descriptor, manifest: Manifest) -> Result<()> {
+        let document = Document::read(&descriptor.media_type, &manifest.bytes)?;
+        if let Document::Manifest { config, .. } = &document {
+            self.config(config).await?;
         }
-    }
-
-    fn relabel(&self, namespace: &Namespace, digest: &Digest, more: &Labels) -> Result<()> {
-        self.content.update(namespace, digest, |labels| {
-            labels.extend(more.clone());
-            Ok(())
-        })?;
+        let mut labels = document::labels(&document.children());
+        labels.extend(self.source.clone());
+        let (held, digest) = (self.held.clone(), manifest.digest.clone());
+        blocking(move || held.keep(&digest, &manifest.bytes, &labels)).await?;
+        self.tell("complete", &descriptor.reference(), Some(&self.name), descriptor.size, Some(descriptor));
         Ok(())
     }
 
-    /// A small blob that has to be read: the configuration.
-    async fn document(
-        &self,
-        registry: &Registry,
-        held: &Held<'_>,
-        descriptor: &Descriptor,
-        source: &(String, String),
-    ) -> Result<Vec<u8>> {
-        const LIMIT: u64 = 4 << 20;
+    /// A document by its digest: from our own store if it is there.
+    async fn fetch_document(&self, descriptor: &Descriptor) -> Result<Manifest> {
         let digest = descriptor.digest()?;
-        if let Ok(bytes) = self.content.read(&held.namespace, &digest, LIMIT) {
-            gc::hold(&self.store, &held.namespace, &held.lease, &[gc::content(&digest)])?;
+        if let Some(bytes) = self.stored(&digest).await? {
+            return Ok(Manifest { media_type: descriptor.media_type.clone(), digest, bytes: bytes.into() });
+        }
+        let fetched = self.registry.manifest(digest.as_str(), Some(&digest));
+        let mut manifest = self.transfers.unless_ended(fetched).await?;
+        check_size(descriptor, manifest.bytes.len() as u64, true)?;
+        manifest.media_type.clone_from(&descriptor.media_type);
+        Ok(manifest)
+    }
+
+    async fn stored(&self, digest: &Digest) -> Result<Option<Vec<u8>>> {
+        let (held, content, digest) = (self.held.clone(), self.transfers.content.clone(), digest.clone());
+        let labels = self.source.clone();
+        blocking(move || match held.has(&digest, &labels)? {
+            true => content.read(&held.namespace, &digest, LONGEST).map(Some),
+            false => Ok(None),
+        })
+        .await
+    }
+
+    /// An image is fetched and unpacked where that is wanted; anything else is only fetched.
+    async fn manifest(&self, config: &Descriptor, layers: &[Descriptor], platform: Option<&Platform>) -> Result<usize> {
+        if !config.is_image_config() {
+            let blobs: Vec<Descriptor> = std::iter::once(config).chain(layers).cloned().collect();
+            self.blobs(&blobs, None).await?;
+            return Ok(self.request.unpacks.len()); // there is nothing that could be unpacked
+        }
+        let bytes = self.config(config).await?;
+        let digest = config.digest()?;
+        let own = document::platform(&bytes);
+        let platform = platform.unwrap_or(&own);
+        let mut snapshotters: Vec<&str> = self
+            .request
+            .unpacks
+            .iter()
+            .filter(|unpack| unpack.platform.takes(platform))
+            .map(|unpack| unpack.snapshotter.as_str())
+            .collect();
+        snapshotters.dedup();
+        let image = Image { config: digest, layers: layers.to_vec(), diff_ids: diff_ids(&bytes)? };
+        image.here(&self.name).check()?;
+        let on_the_way = snapshotters.contains(&OVERLAY);
+        self.blobs(layers, Some((&image.diff_ids, on_the_way))).await?;
+        for snapshotter in &snapshotters {
+            let (transfers, held, progress) = (self.transfers.clone(), self.held.clone(), self.progress.clone());
+            let (image, snapshotter, name) = (image.clone(), (*snapshotter).to_owned(), self.name.clone());
+            blocking(move || transfers.unpack(&held, &snapshotter, &image.here(&name), &progress)).await?;
+        }
+        Ok(snapshotters.len())
+    }
+
+    /// A configuration, as a whole.
+    async fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        let digest = descriptor.digest()?;
+        if let Some(bytes) = self.stored(&digest).await? {
+            self.tell("already exists", &descriptor.reference(), Some(&self.name), descriptor.size, Some(descriptor));
             return Ok(bytes);
         }
-        if descriptor.size > LIMIT {
+        if descriptor.size > LONGEST {
             return Err(Error::ResourceExhausted(format!(
-                "the configuration {digest} has {} bytes, at most {LIMIT} are read",
+                "the configuration {digest} has {} bytes, at most {LONGEST} are read",
                 descriptor.size
             )));
         }
-        let mut blob = registry.blob(&digest, 0).await?;
+        let bytes = self.transfers.unless_ended(self.fetch_config(descriptor, &digest)).await?;
+        let (held, labels, kept) = (self.held.clone(), self.source.clone(), bytes.clone());
+        blocking(move || held.keep(&digest, &kept, &labels)).await?;
+        self.tell("complete", &descriptor.reference(), Some(&self.name), descriptor.size, Some(descriptor));
+        Ok(bytes)
+    }
+
+    async fn fetch_config(&self, descriptor: &Descriptor, digest: &Digest) -> Result<Vec<u8>> {
+        let mut blob = self.registry.blob(digest, 0, &descriptor.urls).await?;
         let mut bytes = Vec::new();
         while let Some(more) = blob.next().await? {
             bytes.extend_from_slice(&more);
             check_size(descriptor, bytes.len() as u64, false)?;
         }
         check_size(descriptor, bytes.len() as u64, true)?;
-        if Digest::of(&bytes) != digest {
-            return Err(Error::FailedPrecondition(format!(
-                "the configuration's digest is {}, not {digest}",
-                Digest::of(&bytes)
-            )));
+        let found = digest.same_kind(&bytes);
+        if found != *digest {
+            return Err(Error::FailedPrecondition(format!("the configuration's digest is {found}, not {digest}")));
         }
-        self.keep(held, &digest, &bytes, &Labels::from([source.clone()]))?;
         Ok(bytes)
     }
 
-    /// Fetches and unpacks all layers, several at a time, then puts them on one another in order.
-    #[allow(clippy::too_many_arguments)] // what a layer needs, once
-    async fn layers(
-        &self,
-        registry: &Arc<Registry>,
-        held: &Held<'_>,
-        layers: &[Descriptor],
-        diff_ids: &[Digest],
-        source: &(String, String),
-        request: &Request,
-        progress: &mpsc::Sender<Progress>,
-    ) -> Result<()> {
-        let chain = chain_ids(diff_ids);
+    /// Fetches blobs, several at a time; with their digests unpacked they are layers, which may be unpacked on their way and
+    /// are then put on one another in order.
+    async fn blobs(&self, blobs: &[Descriptor], layers: Option<(&[Digest], bool)>) -> Result<()> {
+        let chain = layers.map_or_else(Vec::new, |(diff_ids, _)| chain_ids(diff_ids));
         let room = Arc::new(Semaphore::new(SIDE_BY_SIDE));
         let (stop, stopped) = watch::channel(false);
         let mut running = tokio::task::JoinSet::new();
-        let mut unpacked: Vec<Option<Applied>> = vec![None; layers.len()];
-        for (n, descriptor) in layers.iter().enumerate() {
-            let unpack = request.unpack && self.snapshots.info(&held.namespace, OVERLAY, chain[n].as_str()).is_err();
-            let key = format!("{}-{n}", held.lease);
-            let digest = descriptor.digest()?;
-            let snapshot = format!("snapshots/{OVERLAY}");
-            let things =
-                [gc::content(&digest), (snapshot.as_str(), key.clone()), (snapshot.as_str(), chain[n].to_string())];
-            gc::hold(&self.store, &held.namespace, &held.lease, &things)?;
-            let job = Job {
-                puller: self.clone(),
-                registry: registry.clone(),
-                namespace: held.namespace.clone(),
-                descriptor: descriptor.clone(),
-                digest,
-                diff_id: diff_ids[n].clone(),
-                key: unpack.then_some(key),
-                source: source.clone(),
-                image: request.name.clone(),
-                progress: progress.clone(),
-                stopped: stopped.clone(),
-            };
-            tell(progress, "waiting", &job.name(), Some(&request.name), 0, descriptor.size);
+        let mut unpacked: Vec<Option<Applied>> = vec![None; blobs.len()];
+        for (n, descriptor) in blobs.iter().enumerate() {
+            let job =
+                self.job(descriptor, layers.map(|(diff_ids, unpack)| (&diff_ids[n], unpack, &chain[n])), n, &stopped)?;
+            job.tell("waiting", 0);
             let room = room.clone();
             running.spawn(async move {
                 let _place = room.acquire_owned().await;
@@ -287,267 +320,90 @@ impl Puller {
                 }
             }
         }
-        let this = self.clone();
-        let (namespace, lease) = (held.namespace.clone(), held.lease.clone());
-        let put_together = move || match failed {
-            None => this.stack(&namespace, &lease, &chain, &unpacked),
+        let (transfers, held) = (self.transfers.clone(), self.held.clone());
+        blocking(move || match failed {
+            None => transfers.stack(&held, &chain, &unpacked),
             Some(error) => {
                 for n in 0..unpacked.len() {
-                    let _ = this.snapshots.remove(&namespace, OVERLAY, &format!("{lease}-{n}")); // most were never made
+                    let _ = transfers.snapshots.remove(&held.namespace, OVERLAY, &key(&held, n)); // most were never made
                 }
                 Err(error)
             }
-        };
-        tokio::task::spawn_blocking(put_together).await.map_err(|error| Error::Internal(error.to_string()))?
+        })
+        .await
     }
 
-    /// Commits the layers in order, each on the one below.
-    fn stack(&self, namespace: &Namespace, lease: &str, chain: &[Digest], unpacked: &[Option<Applied>]) -> Result<()> {
+    fn job(
+        &self,
+        descriptor: &Descriptor,
+        layer: Option<(&Digest, bool, &Digest)>,
+        n: usize,
+        stopped: &watch::Receiver<bool>,
+    ) -> Result<Job> {
+        let ns = &self.held.namespace;
+        let digest = descriptor.digest()?;
+        let mut key_of_snapshot = None;
+        self.held.things(&[gc::content(&digest)])?;
+        if let Some((_, true, chain_id)) = layer {
+            let snapshot = format!("snapshots/{OVERLAY}");
+            self.held.things(&[(snapshot.as_str(), key(&self.held, n)), (snapshot.as_str(), chain_id.to_string())])?;
+            let there = self.transfers.snapshots.info(ns, OVERLAY, chain_id.as_str()).is_ok();
+            key_of_snapshot = (!there).then(|| key(&self.held, n));
+        }
+        Ok(Job {
+            transfers: self.transfers.clone(),
+            registry: self.registry.clone(),
+            held: self.held.clone(),
+            descriptor: descriptor.clone(),
+            digest,
+            diff_id: layer.map(|(diff_id, ..)| diff_id.clone()),
+            key: key_of_snapshot,
+            labels: self.source.clone(),
+            parent: self.name.clone(),
+            progress: self.progress.clone(),
+            stopped: stopped.clone(),
+        })
+    }
+}
+
+/// An image of a pull.
+#[derive(Clone)]
+struct Image {
+    config: Digest,
+    layers: Vec<Descriptor>,
+    diff_ids: Vec<Digest>,
+}
+
+impl Image {
+    fn here<'h>(&'h self, name: &'h str) -> Here<'h> {
+        Here { config: &self.config, layers: &self.layers, diff_ids: &self.diff_ids, name }
+    }
+}
+
+/// A layer's snapshot, while it is unpacked.
+fn key(held: &Held, n: usize) -> String {
+    format!("{}-{n}", held.lease)
+}
+
+impl Transfers {
+    /// Commits the layers that were unpacked on their way in order, each on the one below.
+    fn stack(&self, held: &Held, chain: &[Digest], unpacked: &[Option<Applied>]) -> Result<()> {
+        let ns = &held.namespace;
         let mut parent = String::new();
-        for (n, applied) in unpacked.iter().enumerate() {
-            let name = chain[n].to_string();
-            if let Some(applied) = applied {
-                let key = format!("{lease}-{n}");
-                let row = self.snapshots.row(namespace, OVERLAY, &key)?;
-                let lower = if parent.is_empty() { Vec::new() } else { self.snapshots.chain(namespace, &parent)? };
+        for (n, chain_id) in chain.iter().enumerate() {
+            let name = chain_id.to_string();
+            if let Some(applied) = &unpacked[n] {
+                let key = key(held, n);
+                let row = self.snapshots.row(ns, OVERLAY, &key)?;
+                let lower = if parent.is_empty() { Vec::new() } else { self.snapshots.chain(ns, &parent)? };
                 layer::inherit(&self.snapshots.layer(row.number), &applied.implied, &lower)?;
-                match self.snapshots.commit(namespace, OVERLAY, &name, &key, &Labels::new(), Some(&parent)) {
-                    Err(Error::AlreadyExists(_)) => self.snapshots.remove(namespace, OVERLAY, &key)?, // another pull was faster
+                match self.snapshots.commit(ns, OVERLAY, &name, &key, &Labels::new(), Some(&parent)) {
+                    Err(Error::AlreadyExists(_)) => self.snapshots.remove(ns, OVERLAY, &key)?, // another pull was faster
                     answer => answer?,
                 }
             }
             parent = name;
         }
         Ok(())
-    }
-
-    /// The image's row, made or replaced.
-    fn name(&self, namespace: &Namespace, request: &Request, target: Target) -> Result<Pulled> {
-        self.store.change(|rows| {
-            let before: Option<Image> = rows.get(kind::IMAGE, namespace, &request.name)?;
-            let now = Some(SystemTime::now().into());
-            let created_at = before.as_ref().map_or(now, |before| before.created_at);
-            let image = Image {
-                name: request.name.clone(),
-                labels: request.labels.clone(),
-                target: Some(target),
-                created_at,
-                updated_at: now,
-            };
-            rows.put(kind::IMAGE, namespace, &request.name, &image)?;
-            Ok(Pulled { image, new: before.is_none() })
-        })
-    }
-}
-
-fn tell(
-    progress: &mpsc::Sender<Progress>,
-    event: &'static str,
-    name: &str,
-    parent: Option<&str>,
-    done: u64,
-    total: u64,
-) {
-    // Whoever watches sees the next one; a pull does not wait for eyes.
-    let _ = progress.try_send(Progress { event, name: name.into(), parent: parent.map(str::to_owned), done, total });
-}
-
-/// A blob that is longer than its descriptor, or at its end shorter, is refused.
-fn check_size(descriptor: &Descriptor, size: u64, ended: bool) -> Result<()> {
-    if size > descriptor.size || (ended && size != descriptor.size) {
-        return Err(Error::FailedPrecondition(format!(
-            "{} has {size} bytes, not {} as the manifest says",
-            descriptor.digest, descriptor.size
-        )));
-    }
-    Ok(())
-}
-
-/// One layer.
-struct Job {
-    puller: Puller,
-    registry: Arc<Registry>,
-    namespace: Namespace,
-    descriptor: Descriptor,
-    digest: Digest,
-    diff_id: Digest,
-    /// The snapshot to unpack into; none if its snapshot is there already.
-    key: Option<String>,
-    source: (String, String),
-    image: String,
-    progress: mpsc::Sender<Progress>,
-    /// Another layer has failed: this one would be thrown away too.
-    stopped: watch::Receiver<bool>,
-}
-
-impl Job {
-    fn name(&self) -> String {
-        format!("layer-{}", self.digest)
-    }
-
-    async fn run(self) -> Result<Option<Applied>> {
-        let job = Arc::new(self);
-        // The same layer may be wanted further up in this image, or by another pull.
-        let turn = job.unless_stopped(async { Ok(job.puller.content.turn(&job.namespace, &job.digest).await) }).await?;
-        let there = job.puller.content.info(&job.namespace, &job.digest).is_ok();
-        let applied = if there {
-            drop(turn);
-            job.clone().from_disk().await?
-        } else {
-            job.clone().from_registry().await?
-        };
-        tell(&job.progress, "complete", &job.name(), Some(&job.image), job.descriptor.size, job.descriptor.size);
-        Ok(applied)
-    }
-
-    /// Does its work, or gives up as soon as another layer has failed.
-    async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let mut stopped = self.stopped.clone();
-        tokio::select! {
-            biased;
-            Ok(_) = stopped.wait_for(|stopped| *stopped) => Err(Error::Aborted("another layer has failed".into())),
-            answer = work => answer,
-        }
-    }
-
-    /// The blob is there; only its snapshot may be missing.
-    async fn from_disk(self: Arc<Job>) -> Result<Option<Applied>> {
-        let work = move || match &self.key {
-            None => Ok(None),
-            Some(key) => self.unpack(key, self.puller.content.reader(&self.namespace, &self.digest)?).map(Some),
-        };
-        tokio::task::spawn_blocking(work).await.map_err(|error| Error::Internal(error.to_string()))?
-    }
-
-    /// One pass: this side reads the network, a thread hashes, writes and unpacks.
-    async fn from_registry(self: Arc<Job>) -> Result<Option<Applied>> {
-        let (pieces, pipe) = mpsc::channel(PIPE);
-        let job = self.clone();
-        let unpacking = tokio::task::spawn_blocking(move || job.receive(pipe));
-        let fetched = self.unless_stopped(self.fetch(&pieces)).await;
-        if let Err(error) = &fetched {
-            let _ = pieces.send(Err(error.clone())).await; // the thread may have given up before
-        }
-        drop(pieces);
-        let unpacked = unpacking.await.map_err(|error| Error::Internal(error.to_string()))?;
-        // Of two errors the network's is the cause, unless the thread gave up and the network noticed.
-        match (fetched, unpacked) {
-            (Ok(()), unpacked) => unpacked,
-            (Err(Error::Aborted(_)), Err(error)) => Err(error),
-            (Err(error), _) => Err(error),
-        }
-    }
-
-    /// Reads the blob, going on at the byte where a connection broke.
-    async fn fetch(&self, pieces: &mpsc::Sender<Result<Bytes>>) -> Result<()> {
-        let mut offset = 0;
-        let mut attempt = 0;
-        loop {
-            match self.fetch_from(&mut offset, pieces).await {
-                Err(Error::Unavailable(text)) if attempt < ATTEMPTS && offset > 0 && offset < self.descriptor.size => {
-                    attempt += 1;
-                    tracing::debug!("{text}; going on at byte {offset}");
-                }
-                answer => return answer,
-            }
-        }
-    }
-
-    async fn fetch_from(&self, offset: &mut u64, pieces: &mpsc::Sender<Result<Bytes>>) -> Result<()> {
-        let mut blob = self.registry.blob(&self.digest, *offset).await?;
-        while let Some(piece) = blob.next().await? {
-            *offset += piece.len() as u64;
-            check_size(&self.descriptor, *offset, false)?;
-            pieces.send(Ok(piece)).await.map_err(|_| Error::Aborted("unpacking has ended".into()))?;
-            tell(&self.progress, "downloading", &self.name(), Some(&self.image), *offset, self.descriptor.size);
-        }
-        if *offset < self.descriptor.size {
-            return Err(Error::Unavailable(format!(
-                "reading {}: it ended at byte {offset} of {}",
-                self.digest, self.descriptor.size
-            )));
-        }
-        check_size(&self.descriptor, *offset, true)
-    }
-
-    /// The thread's side: every byte goes to the blob and to the unpacker; a digest that is wrong at the end throws both away.
-    fn receive(&self, pipe: mpsc::Receiver<Result<Bytes>>) -> Result<Option<Applied>> {
-        let reference = format!("layer-{}", self.digest);
-        let mut writer =
-            self.puller.content.writer(&self.namespace, &reference, self.descriptor.size, Some(&self.digest))?;
-        writer.restart()?;
-        let mut tee = Tee { pipe, writer, piece: Bytes::new(), failed: None };
-        let unpacked = match &self.key {
-            Some(key) => self.unpack(key, &mut tee).map(Some),
-            None => io::copy(&mut tee, &mut io::sink())
-                .map(|_| None)
-                .map_err(|error| Error::io(format!("reading {}", self.digest), &error)),
-        };
-        let Tee { writer, failed, .. } = tee;
-        let unpacked = match failed.map_or(unpacked, Err) {
-            Ok(unpacked) => unpacked,
-            Err(error) => {
-                writer.discard()?;
-                return Err(error);
-            }
-        };
-        if writer.digest() != self.digest {
-            let digest = writer.digest();
-            writer.discard()?;
-            return Err(Error::FailedPrecondition(format!("the layer's digest is {digest}, not {}", self.digest)));
-        }
-        let labels =
-            Labels::from([self.source.clone(), ("containerd.io/uncompressed".into(), self.diff_id.to_string())]);
-        match writer.commit(self.descriptor.size, Some(&self.digest), &labels) {
-            Ok(_) | Err(Error::AlreadyExists(_)) => Ok(unpacked),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn unpack(&self, key: &str, stream: impl Read) -> Result<Applied> {
-        tell(&self.progress, "extracting", &self.name(), Some(&self.image), 0, self.descriptor.size);
-        self.puller.snapshots.prepare(&self.namespace, OVERLAY, key, "", &Labels::new(), false)?;
-        let row = self.puller.snapshots.row(&self.namespace, OVERLAY, key)?;
-        let applied = layer::apply(stream, &self.puller.snapshots.layer(row.number), Removals::Overlay)?;
-        if applied.diff_id != self.diff_id {
-            return Err(Error::FailedPrecondition(format!(
-                "the layer unpacks to {}, not {} as the configuration says",
-                applied.diff_id, self.diff_id
-            )));
-        }
-        Ok(applied)
-    }
-}
-
-/// What arrives, copied to the blob while it is read.
-struct Tee {
-    pipe: mpsc::Receiver<Result<Bytes>>,
-    writer: Writer,
-    piece: Bytes,
-    /// Why reading failed, in its own class.
-    failed: Option<Error>,
-}
-
-impl Read for Tee {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.piece.is_empty() {
-            match self.pipe.blocking_recv() {
-                None => return Ok(0),
-                Some(Ok(piece)) => {
-                    if let Err(error) = self.writer.write(&piece) {
-                        self.failed = Some(error);
-                        return Err(io::Error::other("writing the blob failed"));
-                    }
-                    self.piece = piece;
-                }
-                Some(Err(error)) => {
-                    self.failed = Some(error);
-                    return Err(io::Error::other("the download failed"));
-                }
-            }
-        }
-        let length = buffer.len().min(self.piece.len());
-        buffer[..length].copy_from_slice(&self.piece.split_to(length));
-        Ok(length)
     }
 }

@@ -2,13 +2,13 @@
 
 use tare_proto::containerd::services::images::v1 as images;
 use tare_proto::runtime::v1 as pb;
-use tokio::sync::mpsc;
 
 use super::{Cri, name, namespace};
 use crate::error::{Error, Result};
 use crate::names::Labels;
-use crate::streaming::DEPTH;
-use crate::transfer::{Platform, Puller, Request};
+use crate::registry::{Credentials, Options, Secret};
+use crate::snapshot::OVERLAY;
+use crate::transfer::{Names, Platform, Progress, Request, Unpack};
 
 /// Says that an image came by CRI.
 const MANAGED: (&str, &str) = ("io.cri-containerd.image", "managed");
@@ -20,28 +20,19 @@ impl Cri {
     /// A name that is none; the registry's, or the disk's.
     pub(super) async fn pull(&self, reference: &str, auth: Option<pb::AuthConfig>) -> Result<String> {
         let full = name::complete(reference)?;
-        if auth.is_some_and(|auth| auth != pb::AuthConfig::default()) {
-            return Err(Error::Unimplemented("auth: credentials for a registry".into()));
-        }
+        let labels = Labels::from([(MANAGED.0.to_owned(), MANAGED.1.to_owned())]);
         let request = Request {
             reference: full.clone(),
-            name: full.clone(),
-            labels: Labels::from([(MANAGED.0.to_owned(), MANAGED.1.to_owned())]),
-            platform: Platform::own(),
-            scheme: None,
-            unpack: true,
+            names: Names { name: full.clone(), labels, ..Names::default() },
+            platforms: vec![Platform::own()],
+            unpacks: vec![Unpack { platform: Platform::own(), snapshotter: OVERLAY.to_owned() }],
+            registry: Options { credentials: credentials(auth.unwrap_or_default())?, ..Options::default() },
+            ..Request::default()
         };
-        let puller = Puller {
-            store: self.parts.store.clone(),
-            content: self.parts.content.clone(),
-            snapshots: self.parts.snapshots.clone(),
-        };
-        let (tell, mut told) = mpsc::channel(DEPTH);
-        let nobody_looks = tokio::spawn(async move { while told.recv().await.is_some() {} });
-        let pulled = puller.pull(&namespace(), &request, tell).await;
-        nobody_looks.abort();
+        let (_wanted, transfers) = self.parts.transfers.wanted();
+        let pulled = transfers.pull(&namespace(), &request, &Progress::default()).await;
         let pulled = match pulled {
-            Ok(pulled) => pulled,
+            Ok(mut pulled) => pulled.pop().ok_or_else(|| Error::Internal(format!("pulling {full} gave no image")))?,
             Err(error) => {
                 self.parts.collector.after(false).await?; // what came before the failure
                 return Err(error);
@@ -84,4 +75,21 @@ impl Cri {
             self.parts.tell(&namespace(), "/images/update", &images::ImageUpdate { name, labels });
         }
     }
+}
+
+/// What the kubelet knows of us; only one of the forms is in use at a time.
+fn credentials(auth: pb::AuthConfig) -> Result<Credentials> {
+    let secret = if !auth.identity_token.is_empty() {
+        Secret::Refresh(auth.identity_token)
+    } else if !auth.registry_token.is_empty() {
+        Secret::Header(format!("Bearer {}", auth.registry_token))
+    } else if !auth.username.is_empty() {
+        Secret::Basic { username: auth.username, password: auth.password }
+    } else if !auth.auth.is_empty() {
+        Secret::from_docker(&auth.auth)
+            .ok_or_else(|| Error::InvalidArgument("auth.auth is not base64 of a name and a password".into()))?
+    } else {
+        return Ok(Credentials::None);
+    };
+    Ok(Credentials::Given(secret))
 }

@@ -109,9 +109,12 @@ impl Session {
     fn commit(
         &self,
         services: &Services,
-        writer: Writer,
+        mut writer: Writer,
         message: &pb::WriteContentRequest,
     ) -> Result<pb::WriteContentResponse> {
+        if let Some(expected) = &self.expected {
+            writer.expect(expected)?;
+        }
         let (status, written) = (writer.status(), writer.digest());
         if status.offset == 0 && self.expected.is_none() && self.total == 0 {
             return Err(Error::InvalidArgument(format!("committing {}: nothing was written", self.reference)));
