@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use tare_integration::daemon::{Daemon, Kind};
+use tare_integration::image;
 use tare_integration::programs;
 use tare_integration::registry::{Door, NAME, PASSWORD, Registry};
-use tare_integration::image;
 use tempfile::TempDir;
 
 /// A daemon and a registry, both gone when dropped.
@@ -150,7 +150,10 @@ fn docker_s_archives_are_read() {
         let (node, name) = Node::with_image(kind, ctr);
         let (oci, docker) = (node.file("oci.tar"), node.file("docker.tar"));
         node.ok(&format!("image export {} {name}", oci.display()));
-        skopeo(&[&format!("oci-archive:{}", oci.display()), &format!("docker-archive:{}:b.example/saved:1", docker.display())]);
+        skopeo(&[
+            &format!("oci-archive:{}", oci.display()),
+            &format!("docker-archive:{}:b.example/saved:1", docker.display()),
+        ]);
         node.without(&name);
         for way in ways(ctr) {
             node.ok(&format!("image import {way} {}", docker.display()));
@@ -310,7 +313,11 @@ fn of_several_platforms_one_or_all_are_taken() {
         });
         for way in ways(ctr) {
             assert_eq!(count(&format!("image pull {way} --plain-http --skip-metadata {both}")), 4, "{way}: one image");
-            assert_eq!(count(&format!("image pull {way} --plain-http {both}")), 6, "{way}: and the other's description");
+            assert_eq!(
+                count(&format!("image pull {way} --plain-http {both}")),
+                6,
+                "{way}: and the other's description"
+            );
         }
         node.ok(&format!("image pull --plain-http --all-platforms {both}"));
         let copy = node.registry.reference("copy:1");

@@ -411,11 +411,7 @@ fn normal(path: &Path) -> Option<PathBuf> {
     let mut normal = PathBuf::new();
     for part in path.components() {
         match part {
-            std::path::Component::ParentDir => {
-                if !normal.pop() {
-                    return None;
-                }
-            }
+            std::path::Component::ParentDir => normal.pop().then_some(())?,
             std::path::Component::Normal(part) => normal.push(part),
             _ => {}
         }
