@@ -1,7 +1,7 @@
 //! Registries that lie, cut off and mislead: one clear error each, nothing left behind, and the next pull works.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
