@@ -33,6 +33,14 @@ pub fn peer(tree: &str, program: &str) -> Result<PathBuf> {
     there(found.unwrap_or_else(|| tree.join("usr/bin").join(program)))
 }
 
+/// The folder with what Debian's Go packages are made from, `.proto` files among it.
+///
+/// # Errors
+/// They were not unpacked: `cargo xtask peers` does that.
+pub fn go_sources() -> Result<PathBuf> {
+    there(target().join("peers/sources/usr/share/gocode/src"))
+}
+
 fn there(path: PathBuf) -> Result<PathBuf> {
     ensure!(path.exists(), "{} is missing: `cargo xtask test` puts it there", path.display());
     Ok(path)

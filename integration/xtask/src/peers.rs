@@ -20,6 +20,18 @@ struct Tree {
     packages: &'static [&'static str],
 }
 
+/// Text that others are generated from: of these packages nothing runs, so what they depend on is left out.
+const SOURCES: Tree = Tree {
+    name: "sources",
+    suite: "sid",
+    packages: &[
+        "golang-github-containerd-cgroups-dev",
+        "golang-github-containerd-containerd-api-dev",
+        "golang-github-containerd-ttrpc-dev",
+        "golang-k8s-cri-api-dev",
+    ],
+};
+
 /// `bookworm` and `callers` are what stable users have; `newer` is the newest that the package manager reaches.
 const TREES: &[Tree] = &[
     Tree {
@@ -42,7 +54,7 @@ const TREES: &[Tree] = &[
 
 /// Makes every tree that is not there yet.
 pub fn unpack() -> Result<()> {
-    for tree in TREES {
+    for tree in TREES.iter().chain([&SOURCES]) {
         let place = sh::target().join("peers").join(tree.name);
         let recipe = format!("{} {}\n", tree.suite, tree.packages.join(" "));
         if fs::read_to_string(place.join(".recipe")).is_ok_and(|made| made == recipe) {
@@ -53,7 +65,8 @@ pub fn unpack() -> Result<()> {
         let _ = fs::remove_dir_all(&making);
         let _ = fs::remove_dir_all(&place);
         let apt = Apt::new(&sh::target().join("peers").join(".apt").join(tree.name), tree.suite)?;
-        for deb in apt.download(tree.packages)? {
+        let with_dependencies = tree.name != SOURCES.name;
+        for deb in apt.download(tree.packages, with_dependencies)? {
             sh::run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&making))?;
         }
         fs::rename(&making, &place)?;
@@ -99,11 +112,16 @@ impl Apt {
         command
     }
 
-    /// Downloads `packages` and all they depend on; returns the package files.
-    fn download(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
-        sh::run(self.get(&["-qq", "-y", "--download-only", "install"]).args(packages))?;
+    /// Downloads `packages`, and all they depend on if so; returns the package files.
+    fn download(&self, packages: &[&str], with_dependencies: bool) -> Result<Vec<PathBuf>> {
+        let archives = self.root.join("cache/archives");
+        if with_dependencies {
+            sh::run(self.get(&["-qq", "-y", "--download-only", "install"]).args(packages))?;
+        } else {
+            sh::run(self.get(&["-qq", "download"]).args(packages).current_dir(&archives))?;
+        }
         let mut debs = Vec::new();
-        for entry in fs::read_dir(self.root.join("cache/archives"))? {
+        for entry in fs::read_dir(archives)? {
             let path = entry?.path();
             if path.extension().is_some_and(|e| e == "deb") {
                 debs.push(path);
@@ -165,7 +183,7 @@ fn patchelf() -> Result<PathBuf> {
     let program = place.join("usr/bin/patchelf");
     if !program.exists() {
         let apt = Apt::new(&sh::target().join("peers/.apt/patchelf"), "bookworm")?;
-        for deb in apt.download(&["patchelf"])? {
+        for deb in apt.download(&["patchelf"], true)? {
             if deb.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"patchelf")) {
                 sh::run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&place))?;
             }
