@@ -38,6 +38,14 @@ pub struct Options {
     pub root: PathBuf,
     #[serde(alias = "SystemdCgroup", skip_serializing_if = "is_default")]
     pub systemd_cgroup: bool,
+    /// CRIU's own files of a restore.
+    #[serde(alias = "CriuWorkPath", skip_serializing_if = "is_default")]
+    pub criu_work_path: PathBuf,
+    /// Where the pod's shim listens, if the daemon knows that already.
+    #[serde(alias = "TaskApiAddress", skip_serializing_if = "is_default")]
+    pub task_api_address: String,
+    #[serde(alias = "TaskApiVersion", skip_serializing_if = "is_default")]
+    pub task_api_version: u32,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -121,6 +129,9 @@ impl From<runc::Options> for Options {
             binary_name: options.binary_name,
             root: options.root.into(),
             systemd_cgroup: options.systemd_cgroup,
+            criu_work_path: options.criu_work_path.into(),
+            task_api_address: options.task_api_address,
+            task_api_version: options.task_api_version,
         }
     }
 }

@@ -42,17 +42,24 @@ const LONGEST_INPUT: u64 = 10 << 20;
 pub fn start(args: &Args) -> Result<(), Error> {
     let asked = Asked::read(args)?;
     let bundle = std::env::current_dir().doing(|| "finding the bundle".into())?;
+    let options = asked.options()?;
+    if !options.task_api_address.is_empty() {
+        return print(&asked.answer(options.task_api_address, &bundle)); // the pod's shim is there already
+    }
     let config = Config::read(&bundle)?;
     let address = Address::of(asked.socket_dir(), asked.daemon(args), &args.namespace, config.group(&args.id))?;
     if is_sandbox(&bundle) || !bundle.join("config.json").exists() {
-        asked.options()?.write(&bundle)?; // a sandbox: `CreateSandbox` does not bring them
+        options.write(&bundle)?; // a sandbox: `CreateSandbox` does not bring them
     }
     if let Some(listener) = address.claim()? {
-        spawn(args, &asked, listener)?;
+        spawn(args, &asked, &options, listener)?;
     }
     fs::write("address", address.url()).doing(|| "writing the file address".into())?; // daemons before 2.0 read it
-    let answer = asked.answer(address.url(), &bundle);
-    Ok(std::io::stdout().write_all(&answer).doing(|| "answering".into())?)
+    print(&asked.answer(address.url(), &bundle))
+}
+
+fn print(answer: &[u8]) -> Result<(), Error> {
+    Ok(std::io::stdout().write_all(answer).doing(|| "answering".into())?)
 }
 
 /// What the daemon wrote to standard input.
@@ -125,8 +132,7 @@ fn is_sandbox(bundle: &Path) -> bool {
 
 /// Starts the serving process. It gets the socket as standard input and nothing else of ours: the daemon waits until the
 /// last copy of its pipes is closed.
-fn spawn(args: &Args, asked: &Asked, listener: UnixListener) -> Result<(), Error> {
-    let options = asked.options()?;
+fn spawn(args: &Args, asked: &Asked, options: &Options, listener: UnixListener) -> Result<(), Error> {
     let own = std::env::current_exe().doing(|| "finding this program".into())?;
     let mut command = Command::new(own);
     command.args(["-namespace", &args.namespace, "-id", &args.id, "-address", asked.daemon(args)]);
@@ -145,7 +151,7 @@ fn spawn(args: &Args, asked: &Asked, listener: UnixListener) -> Result<(), Error
     }
     command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(log());
     let child = command.process_group(0).spawn().doing(|| "starting the serving process".into())?;
-    let placed = place(&options, Pid::from_child(&child));
+    let placed = place(options, Pid::from_child(&child));
     if placed.is_err() {
         let mut child = child;
         child.kill().doing(|| "ending the serving process".into())?;

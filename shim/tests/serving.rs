@@ -4,10 +4,15 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use prost::Message as _;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use tare_integration::programs;
+use tare_proto::any;
+use tare_proto::containerd::runc::v1::CheckpointOptions;
 use tare_proto::containerd::task::v3 as pb;
 use tare_proto::ttrpc::{Code, Error};
 
@@ -54,7 +59,10 @@ fn what_is_not_there_is_refused_in_the_words_that_clients_know() {
     let restored =
         pb::CreateTaskRequest { id: id.clone(), bundle: "/b".into(), checkpoint: "/c".into(), ..Default::default() };
     let error = call::<pb::CreateTaskResponse>(&mut client, "Create", &restored).unwrap_err();
-    assert_eq!(error.code, Code::Unimplemented as i32);
+    assert_eq!(
+        (error.code, error.message.as_str()),
+        (Code::InvalidArgument as i32, "checkpoint \"/c\": there is no such folder")
+    );
     shut_down(&socket);
 }
 
@@ -121,4 +129,105 @@ fn delete_after_a_crash_cleans_up_however_far_it_had_come() {
     }
     poll(&mut [PollFd::new(&init, PollFlags::IN)], None).unwrap();
     assert!(!socket.exists());
+}
+
+/// A runtime that does as told by argv, with the words that it was called with in `calls`: `checkpoint` ends the process
+/// where it is asked to, `restore` starts the bundle's container again.
+fn runtime_with_checkpoints(dir: &Path) -> PathBuf {
+    let (path, calls) = (dir.join("rt"), dir.join("calls"));
+    let script = format!(
+        r#"#!/bin/sh
+echo "$@" >> {calls}
+global="$1 $2 $3 $4 $5 $6"
+case " $* " in
+*" checkpoint "*--leave-running*) ;;
+*" checkpoint "*) for id in "$@"; do :; done; exec {tare} $global kill "$id" KILL ;;
+*" restore "*)
+    shift 6
+    while [ $# -gt 1 ]; do
+        case "$1" in --bundle) bundle=$2 ;; --pid-file) pid=$2 ;; esac
+        shift
+    done
+    exec {tare} $global run --detach --bundle "$bundle" --pid-file "$pid" "$1" ;;
+*) exec {tare} "$@" ;;
+esac
+"#,
+        calls = calls.display(),
+        tare = programs::tare("tare").unwrap().display(),
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn a_container_is_checkpointed_and_another_restored_from_it() {
+    let pod = Pod::new();
+    let runtime = runtime_with_checkpoints(pod.dir.path());
+    let (id, images) = (pod.id("point"), pod.dir.path().join("images"));
+    fs::create_dir(&images).unwrap();
+    let bundle = pod.bundle(&id, &config("exec sleep 1000"));
+    fill_root(&bundle);
+    let socket = pod.start(&id);
+    let mut client = connect(&socket);
+    let mut create = pb::CreateTaskRequest {
+        id: id.clone(),
+        bundle: bundle.display().to_string(),
+        options: options_of(&runtime),
+        ..Default::default()
+    };
+    let start = pb::StartRequest { id: id.clone(), ..Default::default() };
+    let wait = pb::WaitRequest { id: id.clone(), ..Default::default() };
+    let delete = pb::DeleteRequest { id: id.clone(), ..Default::default() };
+    let mut checkpoint =
+        pb::CheckpointTaskRequest { id: id.clone(), path: images.display().to_string(), options: None };
+    call::<pb::CreateTaskResponse>(&mut client, "Create", &create).unwrap();
+    let early = call::<()>(&mut client, "Checkpoint", &checkpoint).unwrap_err();
+    assert_eq!(early.message, "cannot checkpoint a created container: failed precondition");
+    call::<pb::StartResponse>(&mut client, "Start", &start).unwrap();
+    call::<()>(&mut client, "Checkpoint", &checkpoint).unwrap();
+    let asked = CheckpointOptions { exit: true, ..Default::default() };
+    checkpoint.options = Some(any::pack("containerd.runc.v1.CheckpointOptions", &asked));
+    call::<()>(&mut client, "Checkpoint", &checkpoint).unwrap();
+    assert_eq!(call::<pb::WaitResponse>(&mut client, "Wait", &wait).unwrap().exit_status, 137);
+    call::<pb::DeleteResponse>(&mut client, "Delete", &delete).unwrap();
+
+    create.checkpoint = images.display().to_string();
+    assert_eq!(call::<pb::CreateTaskResponse>(&mut client, "Create", &create).unwrap().pid, 0, "nothing runs yet");
+    call::<pb::DeleteResponse>(&mut client, "Delete", &delete).unwrap();
+    call::<pb::CreateTaskResponse>(&mut client, "Create", &create).unwrap();
+    let pid = call::<pb::StartResponse>(&mut client, "Start", &start).unwrap().pid;
+    let state = pb::StateRequest { id: id.clone(), ..Default::default() };
+    assert_eq!(call::<pb::StateResponse>(&mut client, "State", &state).unwrap().pid, pid);
+    call::<()>(&mut client, "Kill", &pb::KillRequest { id: id.clone(), signal: 9, ..Default::default() }).unwrap();
+    assert_eq!(call::<pb::WaitResponse>(&mut client, "Wait", &wait).unwrap().exit_status, 137);
+    call::<pb::DeleteResponse>(&mut client, "Delete", &delete).unwrap();
+    shut_down(&socket);
+    let calls = fs::read_to_string(pod.dir.path().join("calls")).unwrap();
+    let place = format!("--image-path {} --work-path {}/work", images.display(), bundle.display());
+    for words in [
+        format!("checkpoint {place} --leave-running {id}"),
+        format!("checkpoint {place} {id}"),
+        format!("restore --detach {place} --bundle {0} --pid-file {0}/init.pid {id}", bundle.display()),
+    ] {
+        assert!(calls.lines().any(|line| line.ends_with(&words)), "{words}\n{calls}");
+    }
+}
+
+#[test]
+fn a_daemon_that_knows_the_pod_s_shim_is_told_it_and_no_other_is_started() {
+    let pod = Pod::new();
+    let id = pod.id("known");
+    let bundle = pod.bundle(&id, &serde_json::json!({}));
+    let options =
+        tare_proto::containerd::runc::v1::Options { task_api_address: "unix:///pod".into(), ..Default::default() };
+    let input = pod.dir.path().join("input");
+    fs::write(&input, any::pack("containerd.runc.v1.Options", &options).encode_to_vec()).unwrap();
+    let out = Command::new(env!("CARGO_BIN_EXE_containerd-shim-tare-v2"))
+        .args(["-namespace", "tare-serving", "-id", &id, "-address", "/nonexistent", "start"])
+        .current_dir(&bundle)
+        .stdin(fs::File::open(&input).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "unix:///pod", "{out:?}");
 }

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
+use tare_proto::ttrpc::Error;
 use tare_proto::ttrpc::server::unknown;
-use tare_proto::ttrpc::{Code, Error};
 
 use super::Supervisor;
 use crate::connection::Connection;
@@ -33,7 +33,7 @@ impl Supervisor {
             "ResizePty" => answer(self.resize_pty(&read(message)?)),
             "CloseIO" => answer(self.close_io(&read(message)?)),
             "Shutdown" => answer(self.shutdown(&read(message)?)),
-            "Checkpoint" => Err(Error::new(Code::Unimplemented, "checkpoint is not supported")),
+            "Checkpoint" => answer(Box::pin(self.checkpoint(read(message)?)).await),
             method => Err(unknown("method", method)),
         }
     }

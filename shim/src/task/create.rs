@@ -12,7 +12,6 @@ use super::process::Process;
 use super::{Container, Supervisor, failed, invalid};
 use crate::args::is_name;
 use crate::bundle::Config;
-use crate::cgroup::{Cgroups, OomWatch};
 use crate::log;
 use crate::options::Options;
 use crate::rootfs::Rootfs;
@@ -32,7 +31,17 @@ impl Supervisor {
         runtime.write_name()?;
         self.join_pod(&request.id, bundle)?;
         let rootfs = Rootfs::mount(&request.rootfs, bundle).map_err(failed)?;
-        let container = self.start_runtime(&request, &options, config, runtime).await?;
+        let asked = Asked {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        let container = if request.checkpoint.is_empty() {
+            self.start_runtime(&request, asked, &options, config, runtime).await?
+        } else {
+            self.to_be_restored(&request, asked, &options, &config, runtime)
+        };
         rootfs.keep();
         let pid = container.init.pid();
         self.tell_created(request, pid);
@@ -45,16 +54,11 @@ impl Supervisor {
     async fn start_runtime(
         self: &Rc<Self>,
         request: &CreateTaskRequest,
+        asked: Asked,
         options: &Options,
         config: Config,
         runtime: Runtime,
     ) -> Result<Rc<Container>, Error> {
-        let asked = Asked {
-            stdin: request.stdin.clone(),
-            stdout: request.stdout.clone(),
-            stderr: request.stderr.clone(),
-            terminal: request.terminal,
-        };
         let owner = self.owner(&request.id, (options.io_uid, options.io_gid));
         let console = if asked.terminal { Some(ConsoleSocket::listen(&self.sockets, self.number())?) } else { None };
         let (mut stdio, streams) = match &console {
@@ -93,22 +97,12 @@ impl Supervisor {
                 return Err(error);
             }
         };
-        let cgroups = Cgroups::of(child.pid());
-        let oom = watch_oom(cgroups.as_ref());
         let init = Process::new(String::new(), asked, Vec::new());
         init.set_stdio(stdio);
-        init.set_child(Rc::new(child));
-        Ok(Rc::new(Container {
-            id: request.id.clone(),
-            bundle: request.bundle.clone().into(),
-            runtime,
-            io_owner: (options.io_uid, options.io_gid),
-            outlives_init: config.outlives_init(),
-            cgroups,
-            oom,
-            init: Rc::new(init),
-            execs: std::cell::RefCell::default(),
-        }))
+        let bundle = request.bundle.clone().into();
+        let container = Container::new(&request.id, bundle, runtime, options, &config, init, None);
+        container.adopt(child);
+        Ok(container)
     }
 
     pub(super) fn owner<'a>(&'a self, id: &'a str, (uid, gid): (u32, u32)) -> Owner<'a> {
@@ -153,19 +147,8 @@ fn check(request: &CreateTaskRequest) -> Result<(), Error> {
     if !Path::new(&request.bundle).is_absolute() {
         return Err(invalid(format!("bundle {:?}: the path is not absolute", request.bundle)));
     }
-    if !request.checkpoint.is_empty() || !request.parent_checkpoint.is_empty() {
-        return Err(Error::new(Code::Unimplemented, "checkpoint: restoring from one is not supported"));
+    if !request.checkpoint.is_empty() && !Path::new(&request.checkpoint).is_dir() {
+        return Err(invalid(format!("checkpoint {:?}: there is no such folder", request.checkpoint)));
     }
     Ok(())
-}
-
-/// A container whose kills cannot be seen runs all the same.
-fn watch_oom(cgroups: Option<&Cgroups>) -> Option<OomWatch> {
-    match OomWatch::arm(cgroups?) {
-        Ok(watch) => watch,
-        Err(error) => {
-            log::warn(&error.to_string());
-            None
-        }
-    }
 }

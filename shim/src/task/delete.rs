@@ -51,7 +51,9 @@ impl Supervisor {
                 return Err(failed(format!("OCI runtime delete failed: {error}")));
             }
         }
-        container.init.exit.wait().await;
+        if container.init.child().is_some() {
+            container.init.exit.wait().await; // else it was to be restored, and was not
+        }
         rootfs::unmount_all(&container.bundle.join("rootfs"))?;
         Ok(())
     }

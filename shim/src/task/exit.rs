@@ -36,7 +36,7 @@ impl Supervisor {
 
     /// Returns when there can be no more.
     async fn tell_kills(&self, container: &Container) {
-        let Some(watch) = &container.oom else { return };
+        let Some(watch) = container.oom.get() else { return };
         while watch.next().await.is_some() {
             self.events.tell("/tasks/oom", "TaskOOM", &TaskOom { container_id: container.id.clone() });
         }
@@ -45,7 +45,7 @@ impl Supervisor {
     /// A container ends with its first process: the others are ended, and their exits are told first.
     async fn init_ended(&self, container: &Container) {
         // The exit may have overtaken the news of the kill, and who reads the exit wants to know why.
-        if container.oom.as_ref().is_some_and(crate::cgroup::OomWatch::untold) {
+        if container.oom.get().is_some_and(crate::cgroup::OomWatch::untold) {
             self.events.tell("/tasks/oom", "TaskOOM", &TaskOom { container_id: container.id.clone() });
         }
         if container.outlives_init {

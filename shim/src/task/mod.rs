@@ -5,6 +5,7 @@
 //! Source: containerd `api/runtime/task/v3/shim.proto`; the errors are those that containerd's own shim gives.
 
 mod call;
+mod checkpoint;
 mod control;
 mod create;
 mod delete;
@@ -15,20 +16,25 @@ mod process;
 mod query;
 mod start;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use tare_proto::ttrpc::{Code, Error};
 
+use crate::bundle::Config;
 use crate::cgroup::{Cgroups, OomWatch};
+use crate::children::Child;
 use crate::children::Children;
 use crate::events::Events;
+use crate::log;
 use crate::logs::{Log, Logs};
+use crate::options::Options;
 use crate::reactor::Latch;
 use crate::runtime::Runtime;
 use crate::sandbox::Sandbox;
+use checkpoint::Restore;
 use process::Process;
 pub(crate) use process::timestamp;
 
@@ -59,8 +65,11 @@ struct Container {
     io_owner: (u32, u32),
     /// Its processes can outlive the first one, and must be ended with it.
     outlives_init: bool,
-    cgroups: Option<Cgroups>,
-    oom: Option<OomWatch>,
+    /// Known once there is a process.
+    cgroups: OnceCell<Cgroups>,
+    oom: OnceCell<OomWatch>,
+    /// It is made from a checkpoint, by `Start`.
+    restore: Option<Restore>,
     init: Rc<Process>,
     execs: RefCell<BTreeMap<String, Rc<Process>>>,
 }
@@ -121,6 +130,42 @@ impl Supervisor {
 }
 
 impl Container {
+    fn new(
+        id: &str,
+        bundle: PathBuf,
+        runtime: Runtime,
+        options: &Options,
+        config: &Config,
+        init: Process,
+        restore: Option<Restore>,
+    ) -> Rc<Container> {
+        Rc::new(Container {
+            id: id.to_owned(),
+            bundle,
+            runtime,
+            io_owner: (options.io_uid, options.io_gid),
+            outlives_init: config.outlives_init(),
+            cgroups: OnceCell::new(),
+            oom: OnceCell::new(),
+            restore,
+            init: Rc::new(init),
+            execs: RefCell::default(),
+        })
+    }
+
+    /// Its first process is there. A container whose kills cannot be seen runs all the same.
+    fn adopt(&self, child: Child) {
+        if let Some(cgroups) = Cgroups::of(child.pid()) {
+            match OomWatch::arm(&cgroups) {
+                Ok(Some(watch)) => drop(self.oom.set(watch)),
+                Ok(None) => {}
+                Err(error) => log::warn(&error.to_string()),
+            }
+            let _ = self.cgroups.set(cgroups); // there is one first process
+        }
+        self.init.set_child(Rc::new(child));
+    }
+
     fn process(&self, exec: &str) -> Result<Rc<Process>, Error> {
         if exec.is_empty() {
             return Ok(self.init.clone());

@@ -66,7 +66,7 @@ impl Supervisor {
 
     pub(super) fn stats(&self, request: &StatsRequest) -> Result<StatsResponse, Error> {
         let container = self.container(&request.id)?;
-        let stats = container.cgroups.as_ref().and_then(metrics::of);
+        let stats = container.cgroups.get().and_then(metrics::of);
         let missing = || Error::new(Code::NotFound, format!("cgroup of {} does not exist: not found", container.id));
         Ok(StatsResponse { stats: Some(stats.ok_or_else(missing)?) })
     }

@@ -26,7 +26,10 @@ impl Supervisor {
             let word = process.phase().word();
             return Err(precondition(format!("cannot start a {word} process: failed precondition")));
         }
-        let started = if is_init {
+        let to_restore = container.restore.as_ref().filter(|_| is_init);
+        let started = if let Some(restore) = to_restore {
+            self.restore(&container, restore).await
+        } else if is_init {
             let words = ["start", &container.id];
             let result = container.runtime.run(&self.children, &words, Streams::null()).await;
             result.map_err(|error| failed(format!("OCI runtime start failed: {error}")))
@@ -36,8 +39,8 @@ impl Supervisor {
         let event = if started.is_ok() { Event::Started } else { Event::StartFailed };
         self.happened(&container, &process, event);
         started?;
-        if !is_init {
-            self.watch(container, process.clone());
+        if !is_init || to_restore.is_some() {
+            self.watch(container.clone(), process.clone());
         }
         Ok(StartResponse { pid: process.pid() })
     }
