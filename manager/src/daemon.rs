@@ -65,6 +65,7 @@ async fn serve(config: &Config) -> Result<()> {
     services.sandboxes.recover().await?;
     services.tasks.recover().await?;
     cri.recover().await?;
+    let streaming = cri.serve_streams().await?;
     let collecting = tokio::spawn(services.collector.clone().run());
     let restarting = tokio::spawn(services.restarts(config.plugins.restart.interval.0).run());
     let listener = bind(&config.grpc.address, 0o660, Some((config.grpc.uid, config.grpc.gid)))?;
@@ -85,6 +86,7 @@ async fn serve(config: &Config) -> Result<()> {
     };
     tracing::info!("ending; containers go on");
     collecting.abort();
+    streaming.abort();
     restarting.abort();
     if tokio::time::timeout(PATIENCE, services.settle()).await.is_err() {
         tracing::warn!("a request was still under way after {} s", PATIENCE.as_secs());

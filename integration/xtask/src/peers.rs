@@ -50,6 +50,7 @@ const TREES: &[Tree] = &[
     },
     Tree { name: "network", suite: "sid", packages: &["containernetworking-plugins", "nftables"] },
     Tree { name: "kubernetes", suite: "sid", packages: &["kubectl"] },
+    Tree { name: "go", suite: "sid", packages: &["golang-go", "golang-k8s-cri-api-dev", "golang-k8s-cri-client-dev"] },
 ];
 
 /// Makes every tree that is not there yet.

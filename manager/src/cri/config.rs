@@ -8,6 +8,9 @@
 //! type = "io.containerd.tare.v2"  # the shim
 //! binary = "/usr/bin/crun"        # the runtime, instead of tare
 //! [cri.cni]                       # see cni/settings.rs
+//! [cri.streaming]                 # see streaming/server.rs
+//! address = "127.0.0.1"
+//! port = 0
 //! ```
 
 use std::collections::BTreeMap;
@@ -17,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tare_proto::any;
 use tare_proto::containerd::runc::v1::Options;
 
+use super::streaming;
 use crate::cni;
 use crate::error::{Error, Result};
 
@@ -27,6 +31,7 @@ pub struct Config {
     pub systemd_cgroup: bool,
     pub runtimes: BTreeMap<String, Runtime>,
     pub cni: cni::Settings,
+    pub streaming: streaming::Settings,
 }
 
 /// A runtime handler, as pods name it.
@@ -46,6 +51,7 @@ impl Default for Config {
             systemd_cgroup: false,
             runtimes: [("tare".to_owned(), tare)].into(),
             cni: cni::Settings::default(),
+            streaming: streaming::Settings::default(),
         }
     }
 }

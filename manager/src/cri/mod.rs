@@ -25,11 +25,12 @@ mod rows;
 mod runtime;
 mod spec;
 mod status;
+pub mod streaming;
 mod sync;
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost_types::Timestamp;
@@ -70,6 +71,8 @@ pub struct Cri {
     network: cni::Network,
     catalog: image::Catalog,
     counted: image::Counted,
+    /// Known once it listens.
+    streams: Arc<OnceLock<streaming::Server>>,
     told: broadcast::Sender<pb::ContainerEventResponse>,
 }
 
@@ -85,6 +88,7 @@ impl Cri {
             network: cni::Network::new(config.cni.clone(), &parts.root.join("cni")),
             catalog: image::Catalog::default(),
             counted: image::Counted::default(),
+            streams: Arc::default(),
             told: broadcast::Sender::new(events::BACKLOG),
             config: Arc::new(config),
             parts,

@@ -165,16 +165,19 @@ impl pb::runtime_service_server::RuntimeService for Cri {
         Ok(Response::new(answer))
     }
 
-    async fn exec(&self, _: Request<pb::ExecRequest>) -> Answer<pb::ExecResponse> {
-        unserved("Exec")
+    async fn exec(&self, request: Request<pb::ExecRequest>) -> Answer<pb::ExecResponse> {
+        let url = self.exec_url(request.into_inner())?;
+        Ok(Response::new(pb::ExecResponse { url }))
     }
 
-    async fn attach(&self, _: Request<pb::AttachRequest>) -> Answer<pb::AttachResponse> {
-        unserved("Attach")
+    async fn attach(&self, request: Request<pb::AttachRequest>) -> Answer<pb::AttachResponse> {
+        let url = self.attach_url(request.into_inner())?;
+        Ok(Response::new(pb::AttachResponse { url }))
     }
 
-    async fn port_forward(&self, _: Request<pb::PortForwardRequest>) -> Answer<pb::PortForwardResponse> {
-        unserved("PortForward")
+    async fn port_forward(&self, request: Request<pb::PortForwardRequest>) -> Answer<pb::PortForwardResponse> {
+        let url = self.port_forward_url(request.into_inner())?;
+        Ok(Response::new(pb::PortForwardResponse { url }))
     }
 
     async fn container_stats(&self, _: Request<pb::ContainerStatsRequest>) -> Answer<pb::ContainerStatsResponse> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tare_proto::containerd::services::snapshots::v1::Kind;
 use tare_proto::runtime::v1 as pb;
 
-use super::{Cri, namespace};
+use crate::cri::{Cri, namespace};
 use crate::error::{Error, Result};
 use crate::snapshot::OVERLAY;
 

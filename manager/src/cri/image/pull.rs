@@ -3,7 +3,8 @@
 use tare_proto::containerd::services::images::v1 as images;
 use tare_proto::runtime::v1 as pb;
 
-use super::{Cri, name, namespace};
+use super::name;
+use crate::cri::{Cri, namespace};
 use crate::error::{Error, Result};
 use crate::names::Labels;
 use crate::registry::{Credentials, Options, Secret};
