@@ -91,7 +91,7 @@ impl Runtime {
         let log = self.next_log();
         let mut command = self.command(&log, args);
         command.stdin(streams.stdin).stdout(streams.stdout).stderr(streams.stderr);
-        let child = command.spawn().doing(|| self.running())?;
+        let child = command.spawn().map_err(|error| self.not_run(error))?;
         drop(command); // and with it our ends of the streams
         let child = children.adopt(Pid::from_child(&child)).doing(|| self.running())?;
         let status = child.exit().await.status;
@@ -121,7 +121,7 @@ impl Runtime {
     pub fn run_alone<A: AsRef<OsStr>>(&self, args: &[A]) -> Result<Vec<u8>, Error> {
         let log = self.next_log();
         let mut command = self.command(&log, args);
-        let ended = command.stdin(Stdio::null()).stderr(Stdio::null()).output().doing(|| self.running())?;
+        let ended = command.stdin(Stdio::null()).stderr(Stdio::null()).output().map_err(|error| self.not_run(error))?;
         let said = last_error(&log);
         let _ = fs::remove_file(&log);
         if ended.status.success() {
@@ -140,8 +140,21 @@ impl Runtime {
         if self.systemd_cgroup {
             command.arg("--systemd-cgroup");
         }
+        // Runtimes and their wrappers look for config.json where they are; a bundle that is gone is not worth an error here.
+        if self.bundle.is_dir() {
+            command.current_dir(&self.bundle);
+        }
         command.args(args).env_remove("NOTIFY_SOCKET");
         command
+    }
+
+    /// A name that PATH does not have is told in the words that clients know from Go's `exec`.
+    fn not_run(&self, error: io::Error) -> Error {
+        if error.kind() == io::ErrorKind::NotFound && self.binary.components().count() == 1 {
+            return Error::Said(format!("exec: {:?}: executable file not found in $PATH", self.binary));
+        }
+        let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO);
+        Failed { doing: self.running(), errno }.into()
     }
 
     fn running(&self) -> String {
@@ -234,5 +247,9 @@ mod tests {
         let runtime = Runtime::new(&options, "ns", Path::new("/tmp"), false);
         let error = runtime.run_alone(&["features"]).unwrap_err().to_string();
         assert_eq!(error, "running /nonexistent/rt: no such file or directory");
+        let options = Options { binary_name: "no-such-runtime".into(), ..Options::default() };
+        let runtime = Runtime::new(&options, "ns", Path::new("/tmp"), false);
+        let error = runtime.run_alone(&["features"]).unwrap_err().to_string();
+        assert_eq!(error, r#"exec: "no-such-runtime": executable file not found in $PATH"#);
     }
 }
