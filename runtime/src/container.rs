@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use rustix::process::prlimit;
 
-use crate::bundle::Bundle;
+use crate::bundle::{self, Bundle};
 use crate::cgroup::{Cgroup, CgroupPath, Settings};
 use crate::child::{self, Init, Report, Step, user_namespace};
 use crate::cli::{Cgroups, Error, Global};
@@ -14,6 +14,8 @@ use crate::error::{Doing as _, Failed};
 use crate::handover::{seccomp_listener, send_pidfd, write_pid_file};
 use crate::hooks::{self, When};
 use crate::mount::root::Target;
+use crate::net_devices;
+use crate::notify::{self, Manager, Relay};
 use crate::plan::{self, CgroupView, Gate, Plan, Preserved, Receiver, Terminal, scheduling};
 use crate::seccomp::{self, Instruction, Program};
 use crate::sentence::{last_steps, limit_sentence, sentence};
@@ -30,6 +32,8 @@ pub struct Options {
     pub no_pivot: bool,
     pub no_new_keyring: bool,
     pub preserved: Preserved,
+    /// Who is to be told that the container is ready.
+    pub manager: Option<Manager>,
 }
 
 /// Who lets the program run.
@@ -51,6 +55,7 @@ pub struct Container {
     cgroup: Option<Cgroup>,
     unit: Option<Started>,
     entry: StateDir,
+    relay: Option<Relay>,
     program: String,
     /// Whether the gate was opened before the child came to it.
     open: bool,
@@ -64,20 +69,26 @@ impl Container {
     pub fn create(
         global: &Global,
         id: &Id,
-        bundle: Bundle,
+        mut bundle: Bundle,
         options: Options,
         start: Start,
     ) -> Result<Container, Error> {
-        let linux = bundle.linux();
-        let filter = linux.seccomp.as_ref().map(seccomp::compile).transpose()?;
-        let (path, unit) = cgroup_place(global, &linux.cgroups_path, id)?;
-        let resources = linux.resources.clone().unwrap_or_default();
+        let filter = bundle.linux().seccomp.as_ref().map(seccomp::compile).transpose()?;
+        let (path, unit) = cgroup_place(global, &bundle.linux().cgroups_path, id)?;
+        let resources = bundle.linux().resources.clone().unwrap_or_default();
         let mut settings = path.as_ref().map(|path| Settings::for_create(path, &resources)).transpose()?;
         if let Some(settings) = &mut settings {
             settings.visible = bundle.spec.mounts.iter().any(|mount| mount.kind == "cgroup");
         }
         let mut state = intent(id, &bundle, path.clone(), unit.clone(), filter.as_ref());
         let entry = StateDir::claim(&global.root, &state)?; // on disk before any side effect
+        if options.manager.is_some() {
+            notify::prepare(entry.path(), &mut bundle)?;
+        }
+        let relay = match (&options.manager, start) {
+            (Some(manager), Start::Now | Start::AtOnce) => Some(Relay::begin(manager, entry.path())?),
+            _ => None,
+        };
         let version_1 = path.as_ref().is_some_and(CgroupPath::is_version_1);
         let start_unit = |unit: Unit| unit.start(id.as_str(), &bundle.spec.annotations, &resources, version_1);
         let unit = unit.map(start_unit).transpose()?;
@@ -103,7 +114,8 @@ impl Container {
             keyring,
             options.preserved,
             global,
-        )?;
+        )
+        .map_err(during_init)?;
         let gate = if start == Start::Later { entry.make_gate()? } else { Gate::Parent };
         let init = child::spawn(&plan, &gate, into)?; // from here on there is a process
         state.pid = init.pid.as_raw_nonzero().get();
@@ -113,6 +125,7 @@ impl Container {
             limit_from_outside(&init, bundle.process())?;
         }
         score(&init, bundle.process())?;
+        net_devices::move_in(&bundle.linux().net_devices, state.pid)?;
         if let Some(socket) = socket {
             send_pidfd(socket.as_fd(), init.pidfd.as_fd(), b"standard")?;
         }
@@ -122,8 +135,11 @@ impl Container {
             init.go_on()?;
         }
         let program = bundle.process().args[0].clone();
-        let mut container = Container { init, state, cgroup, unit, entry, program, open };
-        container.walk_to_gate(&plan, &bundle)?;
+        let mut container = Container { init, state, cgroup, unit, entry, relay, program, open };
+        if let Err(error) = container.walk_to_gate(&plan, &bundle) {
+            container.fail(global);
+            return Err(error);
+        }
         if let (Some(unit), Some(cgroup), Some(settings)) = (&mut container.unit, &container.cgroup, &settings) {
             unit.hand_over(&resources, version_1)?; // only now, when what the child had to say has been heard
             cgroup.update(settings)?; // all of them: systemd rounds, and has other ideas of some
@@ -175,6 +191,13 @@ impl Container {
         }
     }
 
+    /// Undoes everything, as a container's end is: the hooks after it run too. Source: runtime-spec runtime.md, "Lifecycle".
+    pub fn fail(self, global: &Global) {
+        let state = self.state.clone();
+        drop(self);
+        hooks::run_all_after_end(&state, &mut |text| global.log.warn(&text));
+    }
+
     /// # Errors
     /// The file cannot be written.
     pub fn write_pid(&self, file: Option<&Path>) -> Result<(), Failed> {
@@ -191,7 +214,7 @@ impl Container {
         if let Some(unit) = &mut self.unit {
             unit.keep();
         }
-        Kept { init: self.init, state: self.state }
+        Kept { init: self.init, state: self.state, relay: self.relay }
     }
 
     /// Why a child may end without a word: somebody killed it, most likely the kernel for want of memory.
@@ -208,6 +231,18 @@ impl Container {
 pub struct Kept {
     pub init: Init,
     pub state: State,
+    /// Waits for the container to be ready, if somebody wants to know.
+    pub relay: Option<Relay>,
+}
+
+/// What went wrong in preparing for the child is told as what goes wrong in it.
+fn during_init(error: Error) -> Error {
+    match error {
+        Error::Failed(failed) | Error::Bundle(bundle::Error::Failed(failed)) => {
+            Error::Start(format!("error during container init: {failed}"))
+        }
+        other => other,
+    }
 }
 
 /// Where the container's cgroups will be, and what systemd will know them by if it is to make them.

@@ -9,6 +9,7 @@ pub fn check(linux: &spec::Linux) -> Result<(), Error> {
             return refused(name, "not supported yet");
         }
     }
+    check_net_devices(linux)?;
     if let Some(policy) = &linux.memory_policy {
         crate::plan::scheduling::memory_policy(policy)?;
     }
@@ -47,6 +48,29 @@ pub fn check(linux: &spec::Linux) -> Result<(), Error> {
         if let Some(index) = paths.iter().position(|path| !path.starts_with('/')) {
             return refused(format!("linux.{list}[{index}]"), format!("{:?} is not an absolute path", paths[index]));
         }
+    }
+    Ok(())
+}
+
+/// Source: runtime-spec config-linux.md, "Network Devices"; the kernel's dev_valid_name for what a name may be.
+fn check_net_devices(linux: &spec::Linux) -> Result<(), Error> {
+    const LONGEST: usize = 15;
+    let mut taken = std::collections::BTreeSet::new();
+    for (name, device) in &linux.net_devices {
+        let field = format!("linux.netDevices.{name}");
+        let new = if device.name.is_empty() { name } else { &device.name };
+        for name in [name, new] {
+            let letter = |c: char| c != '/' && c != ':' && c != '\0' && !c.is_whitespace();
+            if name.is_empty() || name.len() > LONGEST || name == "." || name == ".." || !name.chars().all(letter) {
+                return refused(field, format!("{name:?} is not the name of a network device"));
+            }
+        }
+        if !taken.insert(new) {
+            return refused(field, format!("{new} is the name of another device already"));
+        }
+    }
+    if !linux.net_devices.is_empty() && !linux.namespaces.iter().any(|namespace| namespace.kind == "network") {
+        return refused("linux.netDevices", "needs a network namespace");
     }
     Ok(())
 }

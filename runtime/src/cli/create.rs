@@ -12,6 +12,7 @@ use super::{Error, Global, only_id};
 use crate::bundle::Bundle;
 use crate::container::{self, Container, Options};
 use crate::error::Doing as _;
+use crate::notify::Manager;
 use crate::plan::{Preserved, Receiver};
 use crate::state::Id;
 
@@ -74,6 +75,7 @@ impl Asked {
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
             preserved: self.preserved,
+            manager: Manager::from_environment(),
         })
     }
 }

@@ -92,7 +92,7 @@ fn enter(global: &Global, parsed: &Parsed, state: &State, process: &spec::Proces
     }
     joined.start()?;
     joined.init.keep();
-    foreground.map_or(Ok(0), |foreground| Ok(foreground.wait(&joined.init, ours)?))
+    foreground.map_or(Ok(0), |foreground| Ok(foreground.wait(&joined.init, ours, None)?))
 }
 
 /// The process to run: from a file as it is, else the container's own with what the flags change.

@@ -32,12 +32,17 @@ pub fn main(_: &Global, words: &[String]) -> Result<i32, Error> {
                 "knownFlags": seccomp::flags().collect::<Vec<_>>(),
                 "supportedFlags": seccomp::flags().collect::<Vec<_>>(),
             },
-            "apparmor": {"enabled": false},
-            "selinux": {"enabled": false},
+            "apparmor": {"enabled": true},
+            "selinux": {"enabled": true},
             "intelRdt": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": true}},
-            "netDevices": {"enabled": false},
+            "netDevices": {"enabled": true},
+            "memoryPolicy": {
+                "modes": plan::scheduling::memory_modes().collect::<Vec<_>>(),
+                "flags": plan::scheduling::memory_flags().collect::<Vec<_>>(),
+            },
         },
+        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."],
         "annotations": {"dev.tare.version": env!("CARGO_PKG_VERSION")},
     });
     println!("{}", serde_json::to_string_pretty(&features).expect("only strings are keys"));

@@ -15,6 +15,7 @@ use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize,
 
 use crate::child::Init;
 use crate::error::{Doing as _, Failed};
+use crate::notify::Relay;
 use crate::plan::Receiver;
 use crate::sys;
 
@@ -34,7 +35,7 @@ impl Foreground {
     ///
     /// # Errors
     /// The terminal cannot be set, or waiting failed.
-    pub fn wait(&self, init: &Init, terminal: Option<Terminal>) -> Result<i32, Failed> {
+    pub fn wait(&self, init: &Init, terminal: Option<Terminal>, mut relay: Option<Relay>) -> Result<i32, Failed> {
         let mut copier = terminal.map(Copier::begin).transpose()?;
         let mut input = true;
         loop {
@@ -45,6 +46,9 @@ impl Foreground {
                 if input {
                     watched.push(PollFd::from_borrowed_fd(stdin, PollFlags::IN));
                 }
+            }
+            if let Some(relay) = &relay {
+                watched.push(PollFd::from_borrowed_fd(relay.as_fd(), PollFlags::IN));
             }
             match poll(&mut watched, None) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -58,9 +62,14 @@ impl Foreground {
                 if ready[2] {
                     copier.output();
                 }
-                if input && ready.get(3) == Some(&true) {
+                if input && ready[3] {
                     input = copier.input();
                 }
+            }
+            if let (Some(told), Some(true)) = (&relay, ready.last())
+                && told.pass_on(init.pid.as_raw_nonzero().get())?
+            {
+                relay = None;
             }
             if ready[0] {
                 if let Some(copier) = &mut copier {

@@ -34,14 +34,22 @@ pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
     let start = if asked.pid_file.is_some() { Start::Now } else { Start::AtOnce };
     let container = Container::create(global, &asked.id, bundle, asked.options(terminal)?, start)?;
     container.write_pid(asked.pid_file.as_deref())?;
-    container.start()?;
+    if let Err(error) = container.start() {
+        container.fail(global);
+        return Err(error);
+    }
     let kept = container.keep();
     if let Err(error) = hooks::run(When::Poststart, &kept.state) {
         super::delete::remove(global, &asked.id, true)?;
         return Err(error.into());
     }
-    let Some(foreground) = foreground else { return Ok(0) };
-    let code = foreground.wait(&kept.init, ours)?;
+    let Some(foreground) = foreground else {
+        if let Some(relay) = kept.relay {
+            relay.wait(kept.state.pid, &kept.init.pidfd)?;
+        }
+        return Ok(0);
+    };
+    let code = foreground.wait(&kept.init, ours, kept.relay)?;
     if !parsed.is_set("keep") {
         super::delete::remove_ended(global, &kept.state)?;
     }

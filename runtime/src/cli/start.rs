@@ -6,6 +6,7 @@ use super::flags::{Order, parse};
 use super::{Error, Global, only_id};
 use crate::child::{Report, decode};
 use crate::hooks::{self, When};
+use crate::notify::{self, Manager, Relay};
 use crate::sentence::last_steps;
 use crate::state::{StateDir, Status};
 
@@ -21,7 +22,13 @@ pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
         }
         Status::Creating => return Err(Error::Refused("cannot start a container that is still being created".into())),
     }
-    hooks::run(When::StartContainer, &state)?;
+    let manager = Manager::from_environment().filter(|_| notify::is_prepared(entry.path()));
+    let relay = manager.map(|manager| Relay::begin(&manager, entry.path())).transpose()?;
+    let process = state.pidfd();
+    if let Err(error) = hooks::run(When::StartContainer, &state) {
+        super::kill::end(&state)?; // as below
+        return Err(error.into());
+    }
     let said = entry.open_gate()?;
     if let Some(record) = said.first_chunk::<8>()
         && let Some(Report::Stuck(stuck)) = decode(*record)
@@ -31,6 +38,10 @@ pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
     if let Err(error) = hooks::run(When::Poststart, &state) {
         super::kill::end(&state)?; // a container whose poststart hook fails does not go on: runtime-spec, "Lifecycle"
         return Err(error.into());
+    }
+    drop(entry); // others may want to do something with the container before it is ready
+    if let (Some(relay), Some(process)) = (relay, process) {
+        relay.wait(state.pid, &process)?;
     }
     Ok(0)
 }

@@ -55,7 +55,7 @@ pub fn add(
         }
         what
     } else {
-        file_system(&field, mount, &options)?
+        file_system(&field, mount, &options, &bundle.linux().mount_label)?
     };
     mounts.push(Mount {
         target: target(&field, &mount.destination)?,
@@ -83,7 +83,7 @@ fn is_cgroup(mount: &spec::Mount, cgroups: &CgroupView<'_>) -> bool {
     mount.kind == "cgroup" || (mount.kind == "cgroup2" && !cgroups.namespace)
 }
 
-fn file_system(field: &str, mount: &spec::Mount, options: &Options) -> Result<What, Error> {
+fn file_system(field: &str, mount: &spec::Mount, options: &Options, label: &str) -> Result<What, Error> {
     let source = if mount.source.is_empty() { &mount.kind } else { &mount.source };
     let mut files = FileSystem {
         kind: c_string(&format!("{field}.type"), &mount.kind)?,
@@ -91,6 +91,10 @@ fn file_system(field: &str, mount: &spec::Mount, options: &Options) -> Result<Wh
         data: data(field, options)?,
         attributes: options.here.set | options.below.set,
     };
+    let labelled = !matches!(mount.kind.as_str(), "proc" | "sysfs" | "mqueue");
+    if labelled && !label.is_empty() && super::label::selinux() {
+        files.data.push((c"context".to_owned(), Some(c_string("linux.mountLabel", label)?)));
+    }
     if mount.kind != "tmpfs" {
         return Ok(What::FileSystem(files));
     }

@@ -2,6 +2,7 @@
 
 mod bundle;
 mod crash;
+mod handed_over;
 mod hostile;
 mod life_cycle;
 mod mounts;

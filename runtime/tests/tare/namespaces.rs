@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::bundle::{Bundle, sees};
+use crate::bundle::{Bundle, answer, sees};
 
 const KINDS: [(&str, &str); 7] = [
     ("user", "user"),
@@ -110,6 +110,47 @@ fn a_pid_namespace_may_be_joined() {
     join(&mut joining, "pid", &format!("/proc/{}/ns/pid", target.pid()));
     let seen = sees(joining, "busybox ps -o pid,args");
     assert!(seen.contains("1 sleep 1000") && !seen.contains(" 1 sh"), "{seen}");
+}
+
+/// In a network namespace of the test's own, so that the host's devices stay where they are.
+#[test]
+fn a_network_device_moves_in_under_its_new_name_with_its_addresses() {
+    let script = "busybox ip -o addr show dev inside; busybox ip link show inside | busybox grep -c ',UP'";
+    let bundle = Bundle::new().set("/linux/netDevices", json!({"tare-test": {"name": "inside"}})).script(script);
+    let tare = bundle.command(&["run", &bundle.id]);
+    let busybox = bundle.path("rootfs/bin/busybox");
+    let around = format!(
+        "set -e; b={}; $b ip link add tare-test type veth; $b ip addr add 10.9.8.7/24 dev tare-test; \
+         $b ip link set tare-test up; $b ip -6 addr add fd00::7/64 dev tare-test; \"$@\"; \
+         ! $b ip link show tare-test 2>/dev/null",
+        busybox.display()
+    );
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--net", "sh", "-c", &around, "sh"]).arg(tare.get_program()).args(tare.get_args());
+    let seen = answer(command.current_dir(bundle.path("")));
+    assert_eq!(seen.code, Some(0), "{seen:?}");
+    assert!(
+        seen.out.contains("10.9.8.7/24") && seen.out.contains("fd00::7/64") && seen.out.ends_with("1\n"),
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn a_network_device_that_cannot_move_is_named() {
+    for (devices, words) in [
+        (
+            json!({"tare-none": {}}),
+            "linux.netDevices.tare-none: moving it into the container as tare-none: no such device",
+        ),
+        (json!({"a-name-that-is-too-long": {}}), "is not the name of a network device"),
+        (json!({"tare-a": {"name": "x/y"}}), "is not the name of a network device"),
+        (json!({"tare-a": {"name": "x"}, "tare-b": {"name": "x"}}), "x is the name of another device already"),
+    ] {
+        let bundle = Bundle::new().set("/linux/netDevices", devices);
+        let said = bundle.fails(&["run", &bundle.id]);
+        assert!(said.contains(words), "{said}");
+        bundle.assert_gone();
+    }
 }
 
 #[test]
