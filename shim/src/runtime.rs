@@ -17,6 +17,7 @@ use serde::Deserialize;
 use crate::children::{Child, Children};
 use crate::error::{Doing as _, Failed};
 use crate::options::Options;
+use crate::sys;
 
 /// Where the default runtime keeps its state: nothing of an installed runc is touched.
 const ROOT: &str = "/run/tare";
@@ -91,6 +92,7 @@ impl Runtime {
         let log = self.next_log();
         let mut command = self.command(&log, args);
         command.stdin(streams.stdin).stdout(streams.stdout).stderr(streams.stderr);
+        sys::die_with_us(&mut command);
         let child = command.spawn().map_err(|error| self.not_run(error))?;
         drop(command); // and with it our ends of the streams
         let child = children.adopt(Pid::from_child(&child)).doing(|| self.running())?;

@@ -80,6 +80,23 @@ pub fn pass_from_3(command: &mut Command, fds: &[OwnedFd]) -> Result<(), Errno> 
     Ok(())
 }
 
+/// Has `command` killed when we are: what it was doing would go on unseen, while the daemon has another clean up.
+///
+/// Source: prctl(2), `PR_SET_PDEATHSIG`; what the command starts is not killed with it.
+pub fn die_with_us(command: &mut Command) {
+    let ours = rustix::process::getpid().as_raw_nonzero().get();
+    let ask = move || {
+        // SAFETY: it takes numbers, and is a plain system call.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: it takes nothing. We may have died before the call above.
+        if unsafe { libc::getppid() } == ours { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+    };
+    // SAFETY: between fork and exec it makes two system calls; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(ask) };
+}
+
 /// Closes every descriptor from 3 on: what a daemon or its parents left open is not to live as long as we do.
 /// To be called before anything is opened.
 ///

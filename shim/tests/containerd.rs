@@ -1,123 +1,19 @@
 //! Under Debian's own containerd, driven by its own `ctr`: each promise on two releases, under our name and installed
 //! under the name of containerd's own shim. The programs under test are those that `cargo xtask test` installs.
 
+mod support;
+
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-use tare_integration::daemon::{Daemon, Kind};
-use tare_integration::inventory::Inventory;
-use tare_integration::{image, programs};
-use tempfile::TempDir;
+use rustix::process::{Pid, Signal, kill_process};
+use tare_integration::programs;
+use tare_proto::containerd::task::v3 as pb;
 
-const IMAGE: &str = "localhost/busybox:latest";
-
-/// A private containerd that knows one image; everything goes when it is dropped.
-struct Node {
-    daemon: Daemon,
-    tree: &'static str,
-    runtime: String,
-    /// Part of every container's name: names are shared by all who use the runtime's root.
-    mark: String,
-    dir: TempDir,
-}
-
-impl Node {
-    fn start(tree: &'static str, runtime: &str) -> Node {
-        let dir = tempfile::Builder::new().prefix("tare-shim.").tempdir().unwrap();
-        let daemon = Daemon::start(Kind::Containerd(tree), dir.path()).unwrap();
-        let mark = dir.path().extension().unwrap().to_string_lossy().to_lowercase();
-        let node = Node { daemon, tree, runtime: runtime.into(), mark, dir };
-        let archive = node.dir.path().join("image.tar");
-        fs::write(&archive, image::busybox().unwrap().archive(IMAGE).unwrap()).unwrap();
-        node.ok(&["image", "import", archive.to_str().unwrap()]);
-        node
-    }
-
-    fn id(&self, name: &str) -> String {
-        format!("{name}-{}", self.mark)
-    }
-
-    fn ctr(&self, words: &[&str]) -> Command {
-        let mut ctr = self.daemon.ctr(self.tree).unwrap();
-        ctr.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        ctr
-    }
-
-    fn run(&self, flags: &[&str], id: &str, command: &[&str]) -> Command {
-        let words = [&["run", "--runtime", &self.runtime], flags, &[IMAGE, id], command].concat();
-        self.ctr(&words)
-    }
-
-    fn ok(&self, words: &[&str]) -> String {
-        self.check(words, self.ctr(words).output().unwrap())
-    }
-
-    fn check(&self, words: &[&str], out: Output) -> String {
-        assert!(out.status.success(), "ctr {words:?}: {}\n{}\n{}", out.status, text(&out), self.daemon.log());
-        String::from_utf8(out.stdout).unwrap()
-    }
-
-    fn detached(&self, name: &str, flags: &[&str], command: &[&str]) -> String {
-        let id = self.id(name);
-        let out = self.run(&[&["-d"], flags].concat(), &id, command).output().unwrap();
-        self.check(&["run", "-d", name], out);
-        id
-    }
-
-    /// Kills a task and removes all that there is of it.
-    fn remove(&self, id: &str) {
-        self.ok(&["task", "kill", "-s", "KILL", id]);
-        while !self.stopped(id) {}
-        let removed = self.ctr(&["task", "rm", id]).output().unwrap();
-        assert!(text(&removed).contains("137") || removed.status.code() == Some(137), "{}", text(&removed));
-        self.ok(&["container", "rm", id]);
-    }
-
-    fn stopped(&self, id: &str) -> bool {
-        self.ok(&["task", "ls"]).lines().any(|line| line.contains(id) && line.contains("STOPPED"))
-    }
-
-    /// The serving process of a container.
-    fn shim(&self, id: &str) -> (Pid, OwnedFd) {
-        let socket = self.daemon.socket().display().to_string();
-        let found = fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let line = fs::read(entry.path().join("cmdline")).ok()?;
-            let words: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
-            let has = |word: &str| words.iter().any(|there| there == word);
-            (words[0].contains("containerd-shim-") && has(id) && has(&socket) && !has("start")).then_some(pid)
-        });
-        let pid = Pid::from_raw(found.expect("a shim serves the container")).unwrap();
-        (pid, pidfd_open(pid, PidfdFlags::empty()).unwrap())
-    }
-
-    /// Stops the daemon and looks for what is left.
-    fn end(self) {
-        let (private, mark) = (self.dir.path().display().to_string(), self.mark.clone());
-        assert_eq!(self.ok(&["task", "ls", "-q"]), "");
-        drop(self.daemon);
-        let left = Inventory::of(&[&private, &mark]);
-        assert!(left.is_empty(), "left behind: {left:#?}");
-        let root = Path::new("/run/tare/default");
-        let states = fs::read_dir(root).into_iter().flatten().flatten();
-        let states: Vec<_> = states.filter(|entry| entry.file_name().to_string_lossy().contains(&mark)).collect();
-        assert!(states.is_empty(), "left in {}: {states:?}", root.display());
-    }
-}
-
-fn text(out: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
-}
-
-/// Waits for the end of a process that is not our child.
-fn gone(pidfd: &OwnedFd) {
-    let mut fds = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
-    rustix::event::poll(&mut fds, None).unwrap();
-}
+use support::node::{Node, gone, text};
 
 /// Asks the same promise of containerd's two releases, and once under the name of its own shim.
 fn everywhere(promise: impl Fn(&Node)) {
@@ -288,5 +184,82 @@ fn a_shim_stays_within_three_megabytes() {
     let kilobytes: u32 = resident.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(kilobytes <= 3000, "{kilobytes} kB");
     node.remove(&id);
+    node.end();
+}
+
+/// `ctr run --log-uri`, which is how nerdctl's containers get their logs.
+#[test]
+fn output_goes_to_files_and_to_programs_whole() {
+    everywhere(|node| {
+        let (file, program, taken) =
+            (node.dir.path().join("deep/log"), node.dir.path().join("take"), node.dir.path().join("taken"));
+        let script = "#!/bin/sh\nexec 5>&-\n/bin/cat <&3 > \"$2\"\n/bin/cat <&4 >> \"$2\"\necho $CONTAINER_NAMESPACE $CONTAINER_ID >> \"$2\"\n";
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let id = node.id("logged");
+        for uri in
+            [format!("file://{}", file.display()), format!("binary://{}?to={}", program.display(), taken.display())]
+        {
+            let say = ["sh", "-c", "seq 1 5000; echo err >&2; exit 3"];
+            let out = node.run(&["--rm", "--log-uri", &uri], &id, &say).output().unwrap();
+            assert_eq!(out.status.code(), Some(3), "{}\n{}", text(&out), node.daemon.log());
+        }
+        let lines: String = (1..=5000).map(|number| format!("{number}\n")).collect();
+        assert_eq!(fs::read_to_string(&file).unwrap(), format!("{lines}err\n"));
+        assert_eq!(fs::read_to_string(&taken).unwrap(), format!("{lines}err\ndefault {id}\n"));
+    });
+}
+
+/// SIGKILL for the daemon, whatever the task does just then.
+#[test]
+fn a_daemon_that_comes_back_finds_each_task_as_it_is() {
+    let mut node = Node::start("newer", "io.containerd.tare.v2");
+    let state = |node: &Node, id: &str| {
+        let list = node.ok(&["task", "ls"]);
+        let line = list.lines().find(|line| line.contains(id)).unwrap().to_owned();
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        (words[1].parse::<i32>().unwrap(), words[2].clone())
+    };
+    let id = node.detached("kept", &[], &["sleep", "1000"]);
+    let mut exec = node.ctr(&["task", "exec", "--exec-id", "long", &id, "sleep", "1000"]).spawn().unwrap();
+    while node.ok(&["task", "ps", &id]).lines().count() < 3 {}
+    node.daemon.crash_and_restart().unwrap();
+    assert_eq!(state(&node, &id).1, "RUNNING");
+    assert_eq!(node.ok(&["task", "exec", "--exec-id", "after", &id, "echo", "inside"]), "inside\n");
+    node.ok(&["task", "pause", &id]);
+    node.daemon.crash_and_restart().unwrap();
+    assert_eq!(state(&node, &id).1, "PAUSED");
+    node.ok(&["task", "resume", &id]);
+    let (_, shim) = node.shim(&id);
+    let pid = Pid::from_raw(state(&node, &id).0).unwrap();
+    kill_process(Pid::from_raw(node.daemon.pid().cast_signed()).unwrap(), Signal::KILL).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    exec.wait().unwrap();
+    node.daemon.crash_and_restart().unwrap();
+    // A task that has ended meanwhile is collected by the daemon itself, which hears of its end from the shim.
+    gone(&shim);
+    assert!(!node.ok(&["task", "ls"]).contains(&id));
+    node.ok(&["container", "rm", &id]);
+    node.end();
+}
+
+/// A daemon that does not take events holds up nothing but them.
+#[test]
+fn a_daemon_that_is_stopped_hears_of_the_exit_when_it_goes_on() {
+    let node = Node::start("newer", "io.containerd.tare.v2");
+    let id = node.detached("held", &[], &["sleep", "1000"]);
+    let bundle = node.dir.path().join("state/io.containerd.runtime.v2.task/default").join(&id);
+    let address = fs::read_to_string(bundle.join("address")).unwrap();
+    let mut client = support::connect(Path::new(address.strip_prefix("unix://").unwrap()));
+    let daemon = Pid::from_raw(node.daemon.pid().cast_signed()).unwrap();
+    kill_process(daemon, Signal::STOP).unwrap();
+    let kill = pb::KillRequest { id: id.clone(), signal: 9, ..Default::default() };
+    support::call::<()>(&mut client, "Kill", &kill).unwrap();
+    let wait = pb::WaitRequest { id: id.clone(), ..Default::default() };
+    assert_eq!(support::call::<pb::WaitResponse>(&mut client, "Wait", &wait).unwrap().exit_status, 137);
+    kill_process(daemon, Signal::CONT).unwrap();
+    while !node.stopped(&id) {}
+    let _ = node.ctr(&["task", "rm", &id]).output().unwrap(); // its own exit code is 137
+    node.ok(&["container", "rm", &id]);
     node.end();
 }

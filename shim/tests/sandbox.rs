@@ -3,7 +3,6 @@
 mod support;
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -47,7 +46,7 @@ impl Served {
         let id = pod.id("pod");
         let bundle = pod.dir.path().join(&id);
         fs::create_dir(&bundle).unwrap();
-        let socket = start(&pod, &id, runtime);
+        let socket = pod.start_with(&id, &options_of(runtime).unwrap());
         let mut client = connect(&socket);
         let there: pb::ConnectResponse = call(&mut client, "Connect", &pb::ConnectRequest::default()).unwrap();
         Served { pod, id, bundle, runtime: runtime.into(), socket, shim: there.shim_pid, client }
@@ -114,24 +113,6 @@ impl Served {
         gone(self.shim);
         assert!(!self.socket.exists());
     }
-}
-
-/// `start`, with the runtime's options on standard input, as daemons give them for a sandbox.
-fn start(pod: &Pod, id: &str, runtime: &Path) -> PathBuf {
-    let mut start = Command::new(env!("CARGO_BIN_EXE_containerd-shim-tare-v2"))
-        .args(["-namespace", "tare-serving", "-id", id, "-address"])
-        .arg(pod.dir.path().join("d.sock"))
-        .arg("start")
-        .env_remove("TTRPC_ADDRESS")
-        .current_dir(pod.dir.path().join(id))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    start.stdin.take().unwrap().write_all(&options_of(runtime).unwrap().encode_to_vec()).unwrap();
-    let out = start.wait_with_output().unwrap();
-    assert!(out.status.success(), "{out:?}");
-    PathBuf::from(String::from_utf8(out.stdout).unwrap().strip_prefix("unix://").unwrap())
 }
 
 /// A network namespace as a process has it; ended when dropped.

@@ -6,14 +6,17 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use prost::Message as _;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use tare_integration::inventory::Inventory;
 use tare_integration::programs;
 use tare_proto::any;
 use tare_proto::containerd::runc::v1::CheckpointOptions;
 use tare_proto::containerd::task::v3 as pb;
+use tare_proto::containerd::types::Mount;
 use tare_proto::ttrpc::{Code, Error};
 
 use support::*;
@@ -230,4 +233,48 @@ fn a_daemon_that_knows_the_pod_s_shim_is_told_it_and_no_other_is_started() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&out.stdout), "unix:///pod", "{out:?}");
+}
+
+/// Whatever the shim was doing when it was killed, the daemon's `delete` finds it and undoes it.
+#[test]
+fn a_shim_that_is_killed_in_the_middle_of_a_call_leaves_nothing() {
+    let pod = Pod::new();
+    let source = pod.dir.path().join("root");
+    fs::create_dir_all(source.join("proc")).unwrap();
+    fs::create_dir_all(source.join("bin")).unwrap();
+    fs::copy(programs::peer("bookworm", "busybox").unwrap(), source.join("bin/sh")).unwrap();
+    for delay in 0..24 {
+        let id = pod.id(&format!("cut{delay}"));
+        let bundle = pod.bundle(&id, &config("exec sleep 1000"));
+        let socket = pod.start(&id);
+        let mut client = connect(&socket);
+        let there: pb::ConnectResponse = call(&mut client, "Connect", &pb::ConnectRequest::default()).unwrap();
+        let root = Mount {
+            r#type: "bind".into(),
+            source: source.display().to_string(),
+            options: vec!["rbind".into(), "rw".into()],
+            ..Default::default()
+        };
+        let create = pb::CreateTaskRequest {
+            id: id.clone(),
+            bundle: bundle.display().to_string(),
+            rootfs: vec![root],
+            options: options(),
+            ..Default::default()
+        };
+        let start = pb::StartRequest { id: id.clone(), ..Default::default() };
+        let caller = std::thread::spawn(move || {
+            let _ = call::<pb::CreateTaskResponse>(&mut client, "Create", &create);
+            let _ = call::<pb::StartResponse>(&mut client, "Start", &start);
+        });
+        std::thread::sleep(Duration::from_micros(500 * delay)); // a sweep over the calls, not a wait
+        kill_process(Pid::from_raw(there.shim_pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+        caller.join().unwrap();
+        gone(there.shim_pid);
+        let out = pod.shim(&id, "delete");
+        assert!(out.status.success(), "after {delay}: {out:?}");
+        let left = Inventory::settled(&[&id]);
+        assert!(left.is_empty(), "after {delay}: {left:#?}");
+        assert!(!Path::new("/run/tare/tare-serving").join(&id).exists(), "after {delay}");
+    }
 }

@@ -2,7 +2,10 @@
 
 #![allow(dead_code)] // each file of tests uses a part
 
+pub mod node;
+
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -49,6 +52,24 @@ impl Pod {
             .stdin(Stdio::null())
             .output()
             .unwrap()
+    }
+
+    /// Starts a shim with options on standard input, as daemons give them.
+    pub fn start_with(&self, id: &str, options: &prost_types::Any) -> PathBuf {
+        let mut start = Command::new(env!("CARGO_BIN_EXE_containerd-shim-tare-v2"))
+            .args(["-namespace", "tare-serving", "-id", id, "-address"])
+            .arg(self.dir.path().join("d.sock"))
+            .arg("start")
+            .env_remove("TTRPC_ADDRESS")
+            .current_dir(self.dir.path().join(id))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        start.stdin.take().unwrap().write_all(&prost::Message::encode_to_vec(options)).unwrap();
+        let out = start.wait_with_output().unwrap();
+        assert!(out.status.success(), "{out:?}");
+        PathBuf::from(String::from_utf8(out.stdout).unwrap().strip_prefix("unix://").unwrap())
     }
 
     /// Starts a shim for the bundle of `id`, or finds its group's.
