@@ -41,8 +41,10 @@ pub enum Error {
     /// Known before anything was made. The field is named from the root of `config.json`.
     #[error("{field}: {why}")]
     Refused { field: String, why: String },
-    #[error("cgroup {path} is not empty: its processes are not this container's")]
+    #[error("container's cgroup is not empty: the processes in {path} are not this container's")]
     InUse { path: String },
+    #[error("container's cgroup unexpectedly frozen: {path}: nothing could start in it")]
+    Frozen { path: String },
     #[error("cgroup {path} is still in use after {seconds} s: device or resource busy")]
     Busy { path: String, seconds: u64 },
     #[error(transparent)]
@@ -78,6 +80,10 @@ impl Cgroup {
     /// # Errors
     /// `InUse` if there are other processes already. On every error, what was made is removed again.
     pub fn create(path: &CgroupPath, settings: &Settings, holder: Option<i32>) -> Result<Cgroup, Error> {
+        let before = Cgroup::open(path.clone());
+        if before.exists() && before.frozen()? {
+            return Err(Error::Frozen { path: before.lead().display().to_string() });
+        }
         let made = match path {
             CgroupPath::V1 { hierarchies } => v1::create(hierarchies, settings, holder),
             CgroupPath::V2 { root, path } => v2::create(root, path, settings, holder),

@@ -1,10 +1,11 @@
 //! The container's root: attached, filled, protected, and made `/`.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, chownat, fstat, mknodat, openat, symlinkat};
 use rustix::io::Errno;
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 
 use super::copy_up;
 use super::report::{Step, Stuck, at, nth};
@@ -220,7 +221,10 @@ fn mask(
 /// Makes the root `/` and lets go of everything else.
 pub fn change_root(files: &Filesystem) -> Result<(), Stuck> {
     at(Step::PivotRoot, rustix::process::fchdir(&files.root))?;
-    if files.no_pivot {
+    if let Some(bare) = &files.no_pivot {
+        for place in bare {
+            at(Step::PivotRoot, take_away(place))?;
+        }
         at(Step::PivotRoot, rustix::mount::mount_move(c".", c"/"))?;
         at(Step::PivotRoot, rustix::process::chroot(c"."))?;
     } else {
@@ -233,6 +237,17 @@ pub fn change_root(files: &Filesystem) -> Result<(), Stuck> {
         at(Step::RootPropagation, tree::propagate(files.root.as_fd(), kind, depth))?;
     }
     Ok(())
+}
+
+/// A mount that the user namespace may not take away is covered instead.
+fn take_away(place: &CStr) -> Result<(), Errno> {
+    match unmount(place, UnmountFlags::DETACH) {
+        Err(Errno::INVAL | Errno::PERM) => {
+            let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
+            mount(c"tmpfs", place, c"tmpfs", flags, c"nr_inodes=1")
+        }
+        answer => answer,
+    }
 }
 
 pub fn make_root_readonly(files: &Filesystem) -> Result<(), Errno> {

@@ -16,6 +16,11 @@ pub struct Log {
     debug: bool,
 }
 
+/// A letter as it is; a control character, but for the end of a line, as Rust would write it.
+fn shown(letter: char) -> Vec<char> {
+    if letter.is_control() && letter != '\n' { letter.escape_default().collect() } else { vec![letter] }
+}
+
 impl Log {
     /// Opens the log as the flags say; what is wrong with them is told beside, so that it can still be logged.
     pub fn open(path: Option<&str>, format: Option<&str>, debug: bool) -> (Log, Result<(), String>) {
@@ -38,7 +43,9 @@ impl Log {
     pub fn error(&self, message: &str) {
         self.line("error", message);
         if self.file.is_some() {
-            eprintln!("{message}");
+            // As a terminal may be shown it: what a container or a bundle has put into it moves no cursor.
+            let shown: String = message.chars().flat_map(shown).collect();
+            eprintln!("{shown}");
         }
     }
 

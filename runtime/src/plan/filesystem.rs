@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use rustix::fs::CWD;
 
@@ -49,12 +50,43 @@ pub fn filesystem(bundle: &Bundle, cgroups: &CgroupView<'_>, no_pivot: bool) -> 
         links: if own_devices { devices::links()? } else { Vec::new() },
         masked: targets("linux.maskedPaths", &linux.masked_paths)?,
         read_only: targets("linux.readonlyPaths", &linux.readonly_paths)?,
-        no_pivot,
+        no_pivot: no_pivot.then(|| bare_mounts(&bundle.rootfs)).transpose()?,
     })
 }
 
 pub(super) fn target(field: &str, path: &str) -> Result<Target, Failed> {
     Target::new(path).doing(|| format!("{field}: {path:?}"))
+}
+
+/// Where proc and sysfs are mounted outside the container's root, the last first. Source: proc_pid_mountinfo(5).
+fn bare_mounts(rootfs: &Path) -> Result<Vec<CString>, Failed> {
+    let text = std::fs::read("/proc/self/mountinfo").doing(|| "reading /proc/self/mountinfo".into())?;
+    let text = String::from_utf8_lossy(&text);
+    let places = text.lines().rev().filter_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        matches!(kind.split(' ').next()?, "proc" | "sysfs")
+            .then(|| unescaped(mount.split(' ').nth(4).unwrap_or_default()))
+    });
+    places
+        .filter(|place| !Path::new(place).starts_with(rootfs))
+        .map(|place| super::c_string("/proc/self/mountinfo", &place))
+        .collect()
+}
+
+/// Spaces and other bytes that would end a field are three octal digits behind a backslash.
+fn unescaped(field: &str) -> String {
+    let mut parts = field.split('\\');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                text.push(char::from(byte));
+                text.push_str(&part[3..]);
+            }
+            None => text.push_str(part),
+        }
+    }
+    text
 }
 
 /// Paths to protect, each once.

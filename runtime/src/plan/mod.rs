@@ -98,8 +98,10 @@ pub struct Filesystem {
     pub links: Vec<(Target, CString)>,
     pub masked: Vec<Target>,
     pub read_only: Vec<Target>,
-    /// MS_MOVE and chroot instead of pivot_root, for roots that cannot be pivoted from.
-    pub no_pivot: bool,
+    /// MS_MOVE and chroot instead of pivot_root, for roots that cannot be pivoted from. The host's mounts stay below the
+    /// container's then, so that those of proc and sysfs, listed here, have to go: while one is there, a user namespace
+    /// inside may mount another, without any mask.
+    pub no_pivot: Option<Vec<CString>>,
 }
 
 #[derive(Debug)]

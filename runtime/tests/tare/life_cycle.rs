@@ -6,6 +6,20 @@ use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, answer};
 
+/// Where nothing can start, a command that tried would never come back.
+#[test]
+fn a_cgroup_that_is_in_use_or_frozen_is_refused() {
+    let first = Bundle::new().set("/process/args", json!(["sleep", "1000"]));
+    let path = format!("/{}", first.id);
+    let first = first.set("/linux/cgroupsPath", json!(path));
+    first.done(&["run", "--detach", &first.id]);
+    let second = Bundle::new().set("/linux/cgroupsPath", json!(path));
+    assert!(second.fails(&["run", &second.id]).contains("container's cgroup is not empty"));
+    first.done(&["pause", &first.id]);
+    assert!(second.fails(&["run", &second.id]).contains("container's cgroup unexpectedly frozen"));
+    first.done(&["delete", "--force", &first.id]);
+}
+
 #[test]
 fn run_gives_the_programs_output_and_exit_code_and_leaves_nothing() {
     let bundle = Bundle::new().script("echo out; echo err >&2; exit 7");

@@ -277,6 +277,21 @@ fn mounts_of_the_host_come_in_where_that_was_asked() {
     );
 }
 
+/// While a procfs without masks is below its own, a user namespace in the container may mount another.
+#[test]
+fn without_pivot_root_no_bare_procfs_is_left_below() {
+    let mut bundle = Bundle::new().script("busybox unshare -mUrpf busybox mount -t proc proc /proc 2>&1; echo $?");
+    bundle.config["linux"]["maskedPaths"].as_array_mut().unwrap().push(json!("/proc/version"));
+    for set in ["bounding", "effective", "permitted"] {
+        // To map root one needs it: user_namespaces(7).
+        bundle.config["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_SETFCAP"));
+    }
+    for words in [&["run", "--no-pivot"][..], &["run"]] {
+        let ended = bundle.tare(&[words, &[&bundle.id]].concat());
+        assert!(ended.out.contains("mount: permission denied") && ended.out.ends_with("1\n"), "{words:?} {ended:?}");
+    }
+}
+
 #[test]
 fn without_pivot_root_the_host_is_out_of_reach_too() {
     let bundle = Bundle::new().script("ls /; ls -d /../../../etc/debian_version 2>&1; test -d /proc/self");
