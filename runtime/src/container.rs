@@ -76,6 +76,7 @@ impl Container {
         let filter = bundle.linux().seccomp.as_ref().map(seccomp::compile).transpose()?;
         let (path, unit) = cgroup_place(global, &bundle.linux().cgroups_path, id)?;
         let resources = bundle.linux().resources.clone().unwrap_or_default();
+        warn_of_kernel_memory(global, &resources);
         let mut settings = path.as_ref().map(|path| Settings::for_create(path, &resources)).transpose()?;
         if let Some(settings) = &mut settings {
             settings.visible = bundle.spec.mounts.iter().any(|mount| mount.kind == "cgroup");
@@ -245,6 +246,19 @@ fn during_init(error: Error) -> Error {
     }
 }
 
+/// The kernel has no limits of its own for these any more: they count as memory. Callers still send them.
+fn warn_of_kernel_memory(global: &Global, resources: &spec::Resources) {
+    let memory = resources.memory.as_ref();
+    for (field, limit) in [
+        ("kernel", memory.and_then(|memory| memory.kernel)),
+        ("kernelTCP", memory.and_then(|memory| memory.kernel_tcp)),
+    ] {
+        if limit.is_some_and(|limit| limit > 0) {
+            global.log.warn(&format!("linux.resources.memory.{field} is ignored: memory.limit holds for all memory"));
+        }
+    }
+}
+
 /// Where the container's cgroups will be, and what systemd will know them by if it is to make them.
 fn cgroup_place(global: &Global, path: &str, id: &Id) -> Result<(Option<CgroupPath>, Option<Unit>), Error> {
     Ok(match global.cgroups {
@@ -326,7 +340,12 @@ fn plan(
     process.personality = linux.personality.as_ref().and_then(|personality| plan::personality(&personality.domain));
     let c_string = |field: &str, text: &str| plan::c_string(field, text);
     let name = |field, text: &String| (!text.is_empty()).then(|| c_string(field, text)).transpose();
+    let host_mounts = bundle.namespace("mount").is_none();
+    if host_mounts && !bundle.spec.mounts.is_empty() {
+        global.log.warn("mounts are ignored: without a mount namespace they would be the host's");
+    }
     Ok(Plan {
+        chroot: host_mounts.then_some(root),
         hostname: name("hostname", &bundle.spec.hostname)?,
         domainname: name("domainname", &bundle.spec.domainname)?,
         namespaces,

@@ -107,6 +107,7 @@ pub fn join_as(
         hostname: None,
         domainname: None,
         filesystem: None,
+        chroot: None,
         sysctl: Vec::new(),
         terminal: options.terminal.map(|receiver| terminal_of(process, receiver, false)),
         hooks_wait: false,

@@ -377,7 +377,7 @@ mod tests {
         for (resources, field) in [
             (serde_json::json!({"cpu": {"cpus": "0-4294967295"}}), "cpu.cpus"),
             (serde_json::json!({"cpu": {"mems": "3-1"}}), "cpu.mems"),
-            (serde_json::json!({"memory": {"kernel": 5}}), "memory.kernel"),
+            (serde_json::json!({"memory": {"kernel": -5}}), "memory.kernel"),
             (serde_json::json!({"memory": {"useHierarchy": false}}), "memory.useHierarchy"),
             (serde_json::json!({"memory": {"limit": -2}}), "memory.limit"),
         ] {

@@ -120,11 +120,6 @@ fn check_memory(memory: &Memory) -> Result<(), Error> {
             return Err(refused(field, "is neither a number of bytes nor -1"));
         }
     }
-    for (field, value) in [("memory.kernel", memory.kernel), ("memory.kernelTCP", memory.kernel_tcp)] {
-        if value.is_some_and(|value| value > 0) {
-            return Err(refused(field, "is not supported: kernel memory counts as memory (memory.limit)"));
-        }
-    }
     if memory.use_hierarchy == Some(false) {
         return Err(refused("memory.useHierarchy", "false is not supported: the kernel always counts what is below"));
     }

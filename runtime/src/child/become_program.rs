@@ -24,6 +24,9 @@ pub fn become_program(process: &Process, gate: &Gate, socket: BorrowedFd<'_>) ->
     }
     // As root first, since the user may not be able to reach it; else again as the user, below.
     let reached = change_folder(&process.cwd)?;
+    if reached {
+        inside_root()?; // before a filter may refuse the question
+    }
     if let Some(name) = &process.keyring {
         match sys::join_session_keyring(name) {
             Ok(()) | Err(Errno::NOSYS) => {} // a kernel without keyrings has none to leave
@@ -43,9 +46,9 @@ pub fn become_program(process: &Process, gate: &Gate, socket: BorrowedFd<'_>) ->
     }
     assume_identity(process)?;
     if !reached {
+        // By now no descriptor is open any more through which it could lead out.
         at(Step::Cwd, rustix::process::chdir(process.cwd.as_c_str()))?;
     }
-    inside_root()?;
     let program = find_program(process)?; // before the gate: `create` tells that a program is missing, not `start`
     if process.no_new_privileges {
         at(Step::NoNewPrivileges, set_no_new_privs(true))?;

@@ -239,6 +239,13 @@ pub fn change_root(files: &Filesystem) -> Result<(), Stuck> {
     Ok(())
 }
 
+/// Makes a folder of the host's mount namespace `/`.
+pub fn chroot(root: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::process::fchdir(root)?;
+    rustix::process::chroot(c".")?;
+    rustix::process::chdir(c"/")
+}
+
 /// A mount that the user namespace may not take away is covered instead.
 fn take_away(place: &CStr) -> Result<(), Errno> {
     match unmount(place, UnmountFlags::DETACH) {

@@ -167,6 +167,9 @@ fn settle(plan: &Plan, gate: &Gate, socket: BorrowedFd<'_>) -> Result<Infallible
         if plan.hooks_wait {
             at(Step::Hooks, report::say_and_wait(socket, Step::Hooks))?;
         }
+        if let Some(root) = &plan.chroot {
+            at(Step::PivotRoot, filesystem::chroot(root.as_fd()))?;
+        }
     }
     if !plan.sysctl.is_empty() {
         enter::write_sysctls(&plan.sysctl)?;

@@ -40,8 +40,10 @@ pub struct Plan {
     pub cgroup_tasks: Vec<OwnedFd>,
     pub hostname: Option<CString>,
     pub domainname: Option<CString>,
-    /// None where a mount namespace is joined or shared: then the root is what it is.
+    /// None where a mount namespace is joined, whose root it is then, or the host's.
     pub filesystem: Option<Filesystem>,
+    /// The root file system of a container in the host's mount namespace.
+    pub chroot: Option<OwnedFd>,
     pub sysctl: Vec<(CString, CString)>,
     pub terminal: Option<Terminal>,
     /// Whether runtime hooks run once the mounts are there.

@@ -301,3 +301,13 @@ fn without_pivot_root_the_host_is_out_of_reach_too() {
     assert!(ended.out.contains("bin\n"), "{ended:?}");
     bundle.assert_gone();
 }
+
+/// Without a mount namespace of its own a container has the host's, and still its own root.
+#[test]
+fn in_the_hosts_mount_namespace_the_root_is_the_containers() {
+    let mut bundle = Bundle::new().script("ls /").set("/mounts", json!([])).set("/linux/maskedPaths", json!([]));
+    bundle.config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "mount");
+    let bundle = bundle.set("/linux/readonlyPaths", json!([])).set("/root/readonly", json!(false));
+    let ended = bundle.run();
+    assert_eq!((ended.code, &*ended.out), (Some(0), "bin\ntmp\n"), "{ended:?}");
+}

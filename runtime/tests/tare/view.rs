@@ -41,6 +41,21 @@ fn capabilities_filter_and_privileges_are_those_of_the_specification() {
     );
 }
 
+/// Old profiles, strict ones, and those that refuse what only a runtime would call.
+#[test]
+fn a_filter_that_refuses_the_runtimes_own_calls_does_not_keep_a_program_from_starting() {
+    let refused = ["getcwd", "faccessat2", "close_range", "openat2", "clone3", "sendto", "sendmsg", "statx", "prctl"];
+    for no_new_privileges in [true, false] {
+        let bundle = Bundle::new().set("/process/noNewPrivileges", json!(no_new_privileges)).set(
+            "/linux/seccomp",
+            json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"],
+                "syscalls": [{"names": if no_new_privileges { &refused[..] } else { &refused[..8] },
+                    "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]}),
+        );
+        assert_eq!(sees(bundle, "echo started"), "started\n", "{no_new_privileges}");
+    }
+}
+
 #[test]
 fn an_unprivileged_user_keeps_its_ambient_capabilities() {
     let kill_only = json!(["CAP_KILL"]);
