@@ -63,9 +63,12 @@ async fn serve(config: &Config) -> Result<()> {
     let events = bind(&config.ttrpc.address, 0o600, None)?;
     let forwarding = tokio::spawn(forward::serve(events, services.events.clone()));
     services.sandboxes.recover().await?;
+    let caretaker = services.caretaker();
+    let seen = caretaker.watch()?;
     services.tasks.recover().await?;
     cri.recover().await?;
     let streaming = cri.serve_streams().await?;
+    tokio::spawn(caretaker.run(seen));
     let collecting = tokio::spawn(services.collector.clone().run());
     let restarting = tokio::spawn(services.restarts(config.plugins.restart.interval.0).run());
     let listener = bind(&config.grpc.address, 0o660, Some((config.grpc.uid, config.grpc.gid)))?;

@@ -6,9 +6,11 @@ use anyhow::{Context as _, Result, anyhow};
 use hyper_util::rt::TokioIo;
 use tare_proto::containerd::services::{
     containers::v1::containers_client::ContainersClient, content::v1::content_client::ContentClient,
-    images::v1::images_client::ImagesClient, snapshots::v1::snapshots_client::SnapshotsClient,
-    streaming::v1::streaming_client::StreamingClient, tasks::v1::tasks_client::TasksClient,
-    transfer::v1::transfer_client::TransferClient, version::v1::version_client::VersionClient,
+    events::v1::events_client::EventsClient, images::v1::images_client::ImagesClient,
+    introspection::v1::introspection_client::IntrospectionClient, namespaces::v1::namespaces_client::NamespacesClient,
+    snapshots::v1::snapshots_client::SnapshotsClient, streaming::v1::streaming_client::StreamingClient,
+    tasks::v1::tasks_client::TasksClient, transfer::v1::transfer_client::TransferClient,
+    version::v1::version_client::VersionClient,
 };
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -55,6 +57,18 @@ impl Client {
 
     pub fn content(&self) -> ContentClient<Channel> {
         ContentClient::new(self.channel.clone()).max_decoding_message_size(LARGEST_MESSAGE)
+    }
+
+    pub fn events(&self) -> EventsClient<Channel> {
+        EventsClient::new(self.channel.clone())
+    }
+
+    pub fn introspection(&self) -> IntrospectionClient<Channel> {
+        IntrospectionClient::new(self.channel.clone())
+    }
+
+    pub fn namespaces(&self) -> NamespacesClient<Channel> {
+        NamespacesClient::new(self.channel.clone())
     }
 
     pub fn images(&self) -> ImagesClient<Channel> {

@@ -1,13 +1,19 @@
-//! `tarectl exec`, and attending to any process in the foreground.
+//! `tarectl exec`: one more process in a container.
 
-use anyhow::{Context as _, Result};
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
 use prost_types::Any;
-use tare_proto::containerd::services::containers::v1::GetContainerRequest;
+use serde_json::{Value, json};
 use tare_proto::containerd::services::tasks::v1 as tasks;
-use tokio::signal::unix::{SignalKind, signal};
 
+use super::attend::{Attendance, Ended};
 use super::client::{Client, said};
-use super::io::{Fifos, Raw, window};
+use super::container::{self, Container};
+use super::io::Fifos;
+use super::keys::DetachKeys;
+use super::{create, terminal};
+use crate::oci::{self, User};
 
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 
@@ -16,31 +22,50 @@ pub struct Args {
     /// Leave the process running
     #[arg(short, long)]
     detach: bool,
+    /// The keys that leave a process with a terminal running
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    detach_keys: DetachKeys,
     /// Pass standard input on
     #[arg(short, long)]
     interactive: bool,
     /// Give the process a terminal
     #[arg(short, long)]
     tty: bool,
-    #[arg(short, long, value_name = "NAME=VALUE")]
+    /// Set a variable: NAME=VALUE, or NAME alone to pass ours on
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
-    #[arg(short, long)]
+    /// Variables, one a line of a file
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<String>,
+    /// The working folder
+    #[arg(short, long, value_name = "FOLDER")]
     workdir: Option<String>,
-    /// UID[:GID]
+    /// USER[:GROUP], by name or number
     #[arg(short, long)]
     user: Option<String>,
+    /// All capabilities
+    #[arg(long)]
+    privileged: bool,
     container: String,
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
 }
 
-pub async fn exec(client: &Client, args: Args) -> Result<i32> {
-    let process = process(client, &args).await?;
-    let exec_id = format!("exec-{}", std::process::id());
+pub async fn exec(client: &Client, args: &Args) -> Result<i32> {
+    if !args.detach {
+        terminal::check(args.interactive, args.tty)?;
+    }
+    let container = container::find(client, &args.container).await?;
+    let id = container.id.as_str();
+    let state = container::process(client, id).await?;
+    ensure!(container::word(state.as_ref()) != "paused", "container {id} is paused: unpause it before exec");
+    let pid = container::running(client, id).await?;
+    let process = process(&container, args, pid)?;
+    let exec_id = exec_id()?;
     let mut fifos = if args.detach { None } else { Some(Fifos::make(args.interactive, args.tty)?) };
     let path = |pick: fn(&Fifos) -> &String| fifos.as_ref().map_or(String::new(), |fifos| pick(fifos).clone());
     let request = tasks::ExecProcessRequest {
-        container_id: args.container.clone(),
+        container_id: id.into(),
         stdin: path(|fifos| &fifos.stdin),
         stdout: path(|fifos| &fifos.stdout),
         stderr: path(|fifos| &fifos.stderr),
@@ -50,101 +75,64 @@ pub async fn exec(client: &Client, args: Args) -> Result<i32> {
     };
     client.tasks().exec(client.request(request)).await.map_err(said)?;
     let Some(fifos) = &mut fifos else {
-        let start = tasks::StartRequest { container_id: args.container, exec_id };
-        client.tasks().start(client.request(start)).await.map_err(said)?;
+        container::start_task(client, id, &exec_id).await?;
         return Ok(0);
     };
     fifos.copy();
-    let ended = attend(client, &args.container, &exec_id, fifos, args.tty).await;
-    let delete = tasks::DeleteProcessRequest { container_id: args.container, exec_id };
-    client.tasks().delete_process(client.request(delete)).await.map_err(said)?;
-    ended
+    let attendance = Attendance {
+        client,
+        id,
+        exec: &exec_id,
+        tty: args.tty,
+        proxy: false, // as docker: a signal to the client is no signal to the process
+        input: Some(PathBuf::from(&fifos.stdin)).filter(|_| args.interactive),
+        close: true,
+        keys: args.detach_keys.clone(),
+    };
+    let ended = attendance.attend(true).await;
+    if let Ok(Ended::Left(code)) = ended {
+        return Ok(code); // it goes on, and what it prints is nobody's
+    }
+    let request = tasks::DeleteProcessRequest { container_id: id.into(), exec_id };
+    let _ = client.tasks().delete_process(client.request(request)).await; // with --rm, all may be gone by now
+    let (Ended::Exit(code) | Ended::Left(code)) = ended?;
+    fifos.finish();
+    Ok(code)
+}
+
+fn exec_id() -> Result<String> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(format!("exec-{:016x}", u64::from_ne_bytes(bytes)))
 }
 
 /// The container's own process, with what the command line changes.
-async fn process(client: &Client, args: &Args) -> Result<serde_json::Value> {
-    let request = GetContainerRequest { id: args.container.clone() };
-    let container = client
-        .containers()
-        .get(client.request(request))
-        .await
-        .map_err(said)?
-        .into_inner()
-        .container
-        .unwrap_or_default();
-    let spec: serde_json::Value = serde_json::from_slice(&container.spec.unwrap_or_default().value)
-        .context("reading the container's specification")?;
+fn process(container: &Container, args: &Args, pid: u32) -> Result<Value> {
+    let spec = container::spec(container)?;
     let mut process = spec["process"].clone();
     process["args"] = args.command.clone().into();
     process["terminal"] = args.tty.into();
     if let Some(workdir) = &args.workdir {
+        ensure!(workdir.starts_with('/'), "--workdir {workdir}: is not an absolute path");
         process["cwd"] = workdir.as_str().into();
     }
-    if let Some(user) = &args.user {
-        let (uid, gid) = user.split_once(':').unwrap_or((user, "0"));
-        let number = |text: &str| text.parse::<u32>().with_context(|| format!("--user {user}: not UID[:GID]"));
-        process["user"] = serde_json::json!({"uid": number(uid)?, "gid": number(gid)?});
+    let mut environment: Vec<String> =
+        process["env"].as_array().into_iter().flatten().filter_map(|text| Some(text.as_str()?.to_owned())).collect();
+    if args.tty && !environment.iter().any(|variable| variable.starts_with("TERM=")) {
+        environment.push("TERM=xterm".into());
     }
-    if let Some(env) = process["env"].as_array_mut() {
-        env.extend(args.env.iter().map(|variable| variable.as_str().into()));
+    if let Some(user) = &args.user {
+        let user = User::resolve(user, &PathBuf::from(format!("/proc/{pid}/root")))?;
+        process["user"] = json!({"uid": user.uid, "gid": user.gid, "additionalGids": user.groups});
+        oci::set_variable(&mut environment, &format!("HOME={}", user.home));
+    }
+    for variable in create::environment(&args.env_file, &args.env)? {
+        oci::set_variable(&mut environment, &variable);
+    }
+    process["env"] = environment.into();
+    if args.privileged {
+        let all = oci::all_capabilities();
+        process["capabilities"] = json!({"bounding": all, "effective": all, "permitted": all});
     }
     Ok(process)
-}
-
-/// Starts a process that was created, copies and forwards until it has ended, and gives its exit code.
-pub async fn attend(client: &Client, id: &str, exec_id: &str, fifos: &mut Fifos, tty: bool) -> Result<i32> {
-    let _raw = if tty { Some(Raw::begin()?) } else { None };
-    let wait = tasks::WaitRequest { container_id: id.into(), exec_id: exec_id.into() };
-    let mut waiting_client = client.tasks();
-    let wait = client.request(wait);
-    let waiting = tokio::spawn(async move { waiting_client.wait(wait).await }); // before the start: nothing is missed
-    let start = tasks::StartRequest { container_id: id.into(), exec_id: exec_id.into() };
-    client.tasks().start(client.request(start)).await.map_err(said)?;
-    if !fifos.stdin.is_empty() {
-        let (ended, end) = tokio::sync::oneshot::channel::<()>();
-        fifos.copy_input(move || drop(ended));
-        let mut closing = client.tasks();
-        let close =
-            client.request(tasks::CloseIoRequest { container_id: id.into(), exec_id: exec_id.into(), stdin: true });
-        tokio::spawn(async move {
-            let _ = end.await; // dropped at the end of input
-            let _ = closing.close_io(close).await; // the process may have ended first
-        });
-    }
-    if tty {
-        resize(client, id, exec_id).await;
-    }
-    let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()]
-        .map(|kind| (kind, signal(kind)));
-    let mut window_changes = signal(SignalKind::window_change()).context("watching the terminal's size")?;
-    let [(_, int), (_, term), (_, hup), (_, quit)] = &mut signals;
-    let (Ok(int), Ok(term), Ok(hup), Ok(quit)) = (int, term, hup, quit) else {
-        anyhow::bail!("watching signals failed")
-    };
-    let mut waiting = waiting;
-    let answer = loop {
-        tokio::select! {
-            answer = &mut waiting => break answer.context("waiting for the process")?.map_err(said)?,
-            _ = int.recv() => forward(client, id, exec_id, SignalKind::interrupt()).await,
-            _ = term.recv() => forward(client, id, exec_id, SignalKind::terminate()).await,
-            _ = hup.recv() => forward(client, id, exec_id, SignalKind::hangup()).await,
-            _ = quit.recv() => forward(client, id, exec_id, SignalKind::quit()).await,
-            _ = window_changes.recv(), if tty => resize(client, id, exec_id).await,
-        }
-    };
-    fifos.finish();
-    Ok(i32::try_from(answer.into_inner().exit_status).unwrap_or(255))
-}
-
-async fn forward(client: &Client, id: &str, exec_id: &str, signal: SignalKind) {
-    let signal = signal.as_raw_value().unsigned_abs();
-    let kill = tasks::KillRequest { container_id: id.into(), exec_id: exec_id.into(), signal, all: false };
-    let _ = client.tasks().kill(client.request(kill)).await; // it may have ended this moment
-}
-
-async fn resize(client: &Client, id: &str, exec_id: &str) {
-    if let Some((width, height)) = window() {
-        let resize = tasks::ResizePtyRequest { container_id: id.into(), exec_id: exec_id.into(), width, height };
-        let _ = client.tasks().resize_pty(client.request(resize)).await; // it may have ended this moment
-    }
 }

@@ -1,13 +1,17 @@
-//! A process's input and output on this side: fifos in a folder of our own, copied by threads.
+//! The input and output of one more process in a container: fifos in a folder of our own, copied by threads.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+
+use super::log::Stream;
+use super::log::read::{Own, Sink as _};
 
 /// Fifos of one process. The folder goes when this is dropped.
 pub struct Fifos {
@@ -15,6 +19,8 @@ pub struct Fifos {
     pub stdin: String,
     pub stdout: String,
     pub stderr: String,
+    /// Reading ends, open before anyone writes: a process may be over before a thread of ours runs.
+    readers: Vec<(File, Stream)>,
     outputs: Vec<JoinHandle<()>>,
 }
 
@@ -24,14 +30,15 @@ impl Fifos {
     /// # Errors
     /// The temporary folder cannot be written.
     pub fn make(input: bool, terminal: bool) -> Result<Fifos> {
-        let unique =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        let folder = std::env::temp_dir().join(format!("tarectl-{}-{unique}", std::process::id()));
+        let mut unique = [0; 8];
+        rustix::rand::getrandom(&mut unique, rustix::rand::GetRandomFlags::empty()).context("getting a random name")?;
+        let folder = std::env::temp_dir().join(format!("tarectl-{:016x}", u64::from_ne_bytes(unique)));
         std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
             .create(&folder)
             .with_context(|| format!("making {}", folder.display()))?;
         let (stdin, stdout, stderr) = (String::new(), String::new(), String::new());
-        let mut fifos = Fifos { folder: folder.clone(), stdin, stdout, stderr, outputs: Vec::new() };
+        let (readers, outputs) = (Vec::new(), Vec::new());
+        let mut fifos = Fifos { folder: folder.clone(), stdin, stdout, stderr, readers, outputs };
         let make = |name: &str| -> Result<String> {
             let path = folder.join(name);
             mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
@@ -42,37 +49,19 @@ impl Fifos {
             fifos.stdin = make("stdin")?;
         }
         fifos.stdout = make("stdout")?;
+        fifos.readers.push((open(&fifos.stdout)?, Stream::Stdout));
         if !terminal {
             fifos.stderr = make("stderr")?;
+            fifos.readers.push((open(&fifos.stderr)?, Stream::Stderr));
         }
         Ok(fifos)
     }
 
-    /// Begins to copy. Each thread waits until the other side has opened its fifo.
+    /// Begins to copy.
     pub fn copy(&mut self) {
-        let stdout = self.stdout.clone();
-        self.outputs.push(std::thread::spawn(move || copy_out(&stdout, &mut std::io::stdout())));
-        if !self.stderr.is_empty() {
-            let stderr = self.stderr.clone();
-            self.outputs.push(std::thread::spawn(move || copy_out(&stderr, &mut std::io::stderr())));
+        for (reader, stream) in self.readers.drain(..) {
+            self.outputs.push(std::thread::spawn(move || copy_out(reader, stream)));
         }
-    }
-
-    /// Begins to copy our input; `ended` is called when there is no more.
-    pub fn copy_input(&self, ended: impl FnOnce() + Send + 'static) {
-        let stdin = self.stdin.clone();
-        // Not waited for: it may sit in a read that never returns.
-        std::thread::spawn(move || {
-            if let Ok(mut fifo) = File::options().write(true).open(stdin) {
-                let mut buffer = [0; 8192];
-                while let Ok(length @ 1..) = std::io::stdin().read(&mut buffer) {
-                    if fifo.write_all(&buffer[..length]).is_err() {
-                        break;
-                    }
-                }
-            }
-            ended();
-        });
     }
 
     /// Waits until all output is copied.
@@ -89,45 +78,25 @@ impl Drop for Fifos {
     }
 }
 
-fn copy_out(path: &str, to: &mut impl std::io::Write) {
-    let Ok(mut fifo) = File::open(path) else { return };
+fn open(path: &str) -> Result<File> {
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    File::options().read(true).custom_flags(flags).open(path).with_context(|| format!("opening {path}"))
+}
+
+/// Copies until the last writer has gone. Before the first has come there is nothing to read, and no end either.
+fn copy_out(mut reader: File, stream: Stream) {
     let mut buffer = [0; 32 << 10];
-    while let Ok(length @ 1..) = fifo.read(&mut buffer) {
-        if to.write_all(&buffer[..length]).and_then(|()| to.flush()).is_err() {
-            break;
+    loop {
+        if let Err(errno) = poll(&mut [PollFd::new(&reader, PollFlags::IN)], None)
+            && errno != rustix::io::Errno::INTR
+        {
+            return;
+        }
+        match reader.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(length) if Own.take(stream, &buffer[..length]).is_err() => return,
+            Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
+            _ => {}
         }
     }
-}
-
-/// Our terminal in raw mode; as it was when this is dropped.
-pub struct Raw(Option<Termios>);
-
-impl Raw {
-    /// # Errors
-    /// Standard input is a terminal and cannot be set.
-    pub fn begin() -> Result<Raw> {
-        let stdin = rustix::stdio::stdin();
-        if !isatty(stdin) {
-            return Ok(Raw(None));
-        }
-        let before = tcgetattr(stdin).context("reading the terminal's settings")?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        tcsetattr(stdin, OptionalActions::Now, &raw).context("making the terminal raw")?;
-        Ok(Raw(Some(before)))
-    }
-}
-
-impl Drop for Raw {
-    fn drop(&mut self) {
-        if let Some(before) = &self.0 {
-            let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, before); // nobody is left to tell
-        }
-    }
-}
-
-/// Columns and rows of our terminal, if there is one.
-pub fn window() -> Option<(u32, u32)> {
-    let size = tcgetwinsize(rustix::stdio::stdin()).ok()?;
-    Some((u32::from(size.ws_col), u32::from(size.ws_row)))
 }

@@ -1,22 +1,40 @@
 //! `tarectl`: containers and images from a shell, in docker's words, over containerd's API.
 
+mod age;
+mod attend;
 mod client;
-mod containers;
+mod container;
+mod create;
+mod each;
 mod exec;
 mod images;
+mod inspect;
 mod io;
+mod keys;
+mod lifecycle;
+mod list;
+mod log;
+mod logs;
+mod ps;
+mod remove;
 mod run;
+mod signal;
 mod size;
+mod stats;
+mod template;
+mod terminal;
+mod top;
+mod view;
 
 use std::path::PathBuf;
 
-use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use client::Client;
 
 /// Run containers with tared.
 #[derive(Parser)]
-#[command(name = "tarectl", version, max_term_width = 120)]
+#[command(name = "tarectl", version, max_term_width = 120, infer_long_args = false)]
 pub struct Cli {
     /// The daemon's socket
     #[arg(long, global = true, env = "TARE_ADDRESS", default_value_t = default_address())]
@@ -39,17 +57,54 @@ fn default_namespace() -> String {
 #[derive(Subcommand)]
 enum Command {
     /// Create a container from an image and run it
-    Run(Box<run::Args>),
-    /// List containers
-    Ps(containers::PsArgs),
+    #[command(disable_help_flag = true)]
+    Run {
+        #[command(flatten)]
+        args: Box<run::Args>,
+        /// Print help
+        #[arg(long, action = clap::ArgAction::HelpLong)]
+        help: Option<bool>,
+    },
+    /// Create a container from an image, without running it
+    #[command(disable_help_flag = true)]
+    Create {
+        #[command(flatten)]
+        args: Box<create::Args>,
+        /// Print help
+        #[arg(long, action = clap::ArgAction::HelpLong)]
+        help: Option<bool>,
+    },
+    /// Start containers that do not run
+    Start(run::StartArgs),
+    /// Stop containers
+    Stop(lifecycle::StopArgs),
+    /// Stop containers and start them again
+    Restart(lifecycle::StopArgs),
+    /// Send a signal to containers
+    Kill(lifecycle::KillArgs),
+    /// Freeze containers
+    Pause(lifecycle::NamesArgs),
+    /// Let frozen containers go on
+    Unpause(lifecycle::NamesArgs),
+    /// Wait for containers to end and print their exit codes
+    Wait(lifecycle::NamesArgs),
+    /// Remove containers
+    Rm(remove::Args),
     /// Run one more process in a container
     Exec(exec::Args),
-    /// Show what a detached container has printed
-    Logs(containers::LogsArgs),
-    /// Send a signal to a container
-    Kill(containers::KillArgs),
-    /// Remove containers
-    Rm(containers::RmArgs),
+    /// Watch a container that runs, and give it input
+    Attach(run::AttachArgs),
+    /// Show what a container has printed
+    Logs(logs::Args),
+    /// List containers
+    #[command(visible_alias = "ls")]
+    Ps(ps::Args),
+    /// Show the processes of a container
+    Top(top::Args),
+    /// Show what containers use
+    Stats(stats::Args),
+    /// Show containers or images as JSON
+    Inspect(inspect::Args),
     /// Pull an image from a registry
     Pull(images::PullArgs),
     /// List images
@@ -58,10 +113,6 @@ enum Command {
     Tag(images::TagArgs),
     /// Remove images
     Rmi(images::RmiArgs),
-    /// Show a container or an image as JSON
-    Inspect(containers::InspectArgs),
-    /// Show what containers use
-    Stats(containers::StatsArgs),
     /// Show the versions of this client and of the daemon
     Version,
     /// Print a completion script for a shell
@@ -72,21 +123,43 @@ enum Command {
     /// Write manual pages into a folder
     #[command(hide = true)]
     Man { folder: PathBuf },
+    /// Write a container's output into its log; a shim starts this
+    #[command(hide = true)]
+    Logger { log: PathBuf },
 }
 
-/// How a list is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    Table,
-    Json,
+/// docker's exit code for what is wrong with the command line, and for `run` when it does not come to running.
+const REFUSED: i32 = 125;
+
+/// Does what our command line says and gives the exit code, having said why it is not 0.
+pub fn main() -> i32 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    let code = if matches!(cli.command, Command::Run { .. } | Command::Create { .. }) { REFUSED } else { 1 };
+    perform(cli).unwrap_or_else(|error| {
+        eprintln!("tarectl: {error:#}");
+        error.downcast_ref::<container::Coded>().map_or(code, |coded| coded.code)
+    })
 }
 
-/// Does what the command line says and gives the exit code.
-///
-/// # Errors
-/// The daemon's, or this machine's.
-pub async fn main() -> anyhow::Result<i32> {
-    let cli = Cli::parse();
+/// One line, as docker has it, where clap would explain at length; help and version as they are.
+fn refuse(error: &clap::Error) -> i32 {
+    if !error.use_stderr() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print(); // nobody reads it
+        return if error.use_stderr() { REFUSED } else { 0 };
+    }
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    // What is missing is listed one a line.
+    let said: Vec<&str> =
+        text.lines().map(str::trim).take_while(|line| !line.is_empty() && !line.starts_with("Usage:")).collect();
+    eprintln!("tarectl: {} (see --help)", said.join(" "));
+    REFUSED
+}
+
+fn perform(cli: Cli) -> anyhow::Result<i32> {
     match &cli.command {
         Command::Completion { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "tarectl", &mut std::io::stdout());
@@ -96,24 +169,41 @@ pub async fn main() -> anyhow::Result<i32> {
             clap_mangen::generate_to(Cli::command(), folder)?;
             return Ok(0);
         }
+        Command::Logger { log } => {
+            log::write::run(log)?;
+            return Ok(0);
+        }
         _ => {}
     }
-    let client = Client::connect(&cli.address, &cli.namespace).await?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(cli))
+}
+
+async fn serve(cli: Cli) -> anyhow::Result<i32> {
+    let client = &Client::connect(&cli.address, &cli.namespace).await?;
     match cli.command {
-        Command::Run(args) => run::run(&client, *args).await,
-        Command::Ps(args) => containers::ps(&client, &args).await,
-        Command::Exec(args) => exec::exec(&client, args).await,
-        Command::Logs(args) => containers::logs(&client, &args).await,
-        Command::Kill(args) => containers::kill(&client, &args).await,
-        Command::Rm(args) => containers::rm(&client, &args).await,
-        Command::Pull(args) => images::pull(&client, &args).await,
-        Command::Images(args) => images::list(&client, &args).await,
-        Command::Tag(args) => images::tag(&client, &args).await,
-        Command::Rmi(args) => images::rmi(&client, &args).await,
-        Command::Inspect(args) => containers::inspect(&client, &args).await,
-        Command::Stats(args) => containers::stats(&client, &args).await,
-        Command::Version => version(&client).await,
-        Command::Completion { .. } | Command::Man { .. } => Ok(0),
+        Command::Run { args, .. } => run::run(client, &args).await,
+        Command::Create { args, .. } => create::create(client, &args).await,
+        Command::Start(args) => run::start(client, &args).await,
+        Command::Stop(args) => lifecycle::stop(client, &args).await,
+        Command::Restart(args) => lifecycle::restart(client, &args).await,
+        Command::Kill(args) => lifecycle::kill(client, &args).await,
+        Command::Pause(args) => lifecycle::pause(client, &args).await,
+        Command::Unpause(args) => lifecycle::unpause(client, &args).await,
+        Command::Wait(args) => lifecycle::wait(client, &args).await,
+        Command::Rm(args) => remove::rm(client, &args).await,
+        Command::Exec(args) => exec::exec(client, &args).await,
+        Command::Attach(args) => run::attach(client, &args).await,
+        Command::Logs(args) => logs::logs(client, &args).await,
+        Command::Ps(args) => ps::ps(client, &args).await,
+        Command::Top(args) => top::top(client, &args).await,
+        Command::Stats(args) => stats::stats(client, &args).await,
+        Command::Inspect(args) => inspect::inspect(client, &args).await,
+        Command::Pull(args) => images::pull(client, &args).await,
+        Command::Images(args) => images::list(client, &args).await,
+        Command::Tag(args) => images::tag(client, &args).await,
+        Command::Rmi(args) => images::rmi(client, &args).await,
+        Command::Version => version(client).await,
+        Command::Completion { .. } | Command::Man { .. } | Command::Logger { .. } => Ok(0),
     }
 }
 
@@ -123,13 +213,12 @@ async fn version(client: &Client) -> anyhow::Result<i32> {
     Ok(0)
 }
 
-/// Prints rows under a header, each column as wide as its widest cell.
-fn table(rows: &[Vec<String>]) {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    for row in rows {
-        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        println!("{}", line.join("   ").trim_end());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_flag_is_explained() {
+        Cli::command().debug_assert();
     }
 }

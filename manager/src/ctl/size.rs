@@ -17,7 +17,15 @@ pub fn parse(text: &str) -> Result<i64, String> {
     };
     let number: f64 = digits.parse().map_err(|_| wrong())?;
     let bytes = number * f64::from(1 << (shift / 2)) * f64::from(1 << (shift - shift / 2));
-    if bytes.is_finite() && bytes > 0.0 && bytes < 9e18 { Ok(bytes as i64) } else { Err(wrong()) }
+    if (0.0..9e18).contains(&bytes) { Ok(bytes as i64) } else { Err(wrong()) }
+}
+
+/// A size, or -1 for no limit.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_or_unlimited(text: &str) -> Result<i64, String> {
+    if text == "-1" { Ok(-1) } else { parse(text) }
 }
 
 /// `12.3 MB`.

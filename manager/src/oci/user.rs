@@ -66,6 +66,26 @@ impl User {
     }
 }
 
+impl User {
+    /// Adds groups, by name or number.
+    ///
+    /// # Errors
+    /// As [`User::resolve`].
+    pub fn join(&mut self, groups: &[String], rootfs: &Path) -> Result<()> {
+        let known = if groups.is_empty() { Vec::new() } else { rows(rootfs, "etc/group", 3) };
+        for group in groups {
+            let gid = match number(group)? {
+                Some(gid) => gid,
+                None => id(&known.iter().find(|row| row[0] == *group).ok_or_else(|| unknown("group", group))?[2])?,
+            };
+            if !self.groups.contains(&gid) {
+                self.groups.push(gid);
+            }
+        }
+        Ok(())
+    }
+}
+
 pub(crate) fn unknown(kind: &str, name: &str) -> Error {
     Error::InvalidArgument(format!("unable to find {kind} {name}: no matching entries in the image"))
 }
@@ -122,6 +142,10 @@ mod tests {
         assert_eq!(resolve("").unwrap().uid, 0);
         assert_eq!((resolve("1000").unwrap().uid, resolve("1000").unwrap().gid), (1000, 0));
         assert_eq!((resolve("web:log").unwrap().gid, resolve("7:8").unwrap().gid), (4, 8));
+        let mut more = resolve("web").unwrap();
+        more.join(&["log".into(), "7".into(), "33".into()], dir.path()).unwrap();
+        assert_eq!(more.groups, [33, 4, 7]);
+        assert!(more.join(&["none".into()], dir.path()).is_err());
         for bad in ["4294967296", "2147483648", "99999999999", "nobody", "web:none", "0x0"] {
             assert!(resolve(bad).is_err(), "{bad}");
         }

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use super::Services;
 use crate::error::{Doing as _, Error};
 use crate::filter::Filter;
-use crate::{restart, snapshot, task};
+use crate::{caretaker, restart, snapshot, task};
 
 #[tonic::async_trait]
 impl pb::introspection_server::Introspection for Services {
@@ -72,6 +72,7 @@ impl Services {
             part("io.containerd.sandbox.store.v1", "local", [], false),
             part("io.containerd.sandbox.controller.v1", "shim", [], false),
             part("io.containerd.shim.v1", "manager", [], false),
+            part(caretaker::PLUGIN, "folders", [folder(caretaker::FOLDERS)], false),
             part(TASK, "task", [("log-uri-schemes", "fifo,binary,file".into())], true),
         ];
         let restart = part("io.containerd.monitor.container.v1", "restart", [], false);

@@ -28,6 +28,7 @@ use tokio_stream::Stream;
 use tonic::service::Routes;
 use tonic::{Request, Status};
 
+use crate::caretaker::{self, Caretaker};
 use crate::collector::Collector;
 use crate::containers::Containers;
 use crate::content::Content;
@@ -119,6 +120,19 @@ impl Services {
             tasks: self.tasks.clone(),
             events: self.events.clone(),
             interval,
+        }
+    }
+
+    /// What removes what nobody else is there to remove.
+    pub fn caretaker(&self) -> Caretaker {
+        Caretaker {
+            folders: self.root.join(caretaker::FOLDERS),
+            namespaces: self.namespaces.clone(),
+            containers: self.containers.clone(),
+            snapshots: self.snapshots.clone(),
+            tasks: self.tasks.clone(),
+            events: self.events.clone(),
+            collector: self.collector.clone(),
         }
     }
 
