@@ -117,6 +117,7 @@ impl Container {
             global,
         )
         .map_err(during_init)?;
+        global.log.debug(&format!("{}: what the first process will do is decided", id.as_str()));
         let gate = if start == Start::Later { entry.make_gate()? } else { Gate::Parent };
         let init = child::spawn(&plan, &gate, into)?; // from here on there is a process
         state.pid = init.pid.as_raw_nonzero().get();
@@ -131,6 +132,7 @@ impl Container {
             send_pidfd(socket.as_fd(), init.pidfd.as_fd(), b"standard")?;
         }
         let at_once = start == Start::AtOnce && unit.is_none();
+        global.log.debug(&format!("{}: the first process is {}, on its way to its gate", id.as_str(), state.pid));
         let open = at_once && !plan.waits_before_gate() && state.hooks.start_container.is_empty();
         if open {
             init.go_on()?;

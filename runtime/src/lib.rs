@@ -22,3 +22,5 @@ pub mod spec;
 pub mod state;
 pub mod sys;
 pub mod systemd;
+#[cfg(test)]
+mod trap;

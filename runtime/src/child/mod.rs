@@ -116,6 +116,8 @@ fn walk(plan: &Plan, gate: &Gate, socket: BorrowedFd<'_>) -> Result<Infallible, 
 
 /// With the runtime's own rights, as long as they last.
 fn prepare(plan: &Plan, socket: BorrowedFd<'_>) -> Result<(), Stuck> {
+    #[cfg(test)]
+    crate::trap::arm();
     at(Step::Signals, sys::reset_signals())?;
     for (index, (kind, limit)) in (0u16..).zip(&plan.process.rlimits) {
         nth(Step::Limits, index, rustix::process::setrlimit(*kind, *limit))?; // first, with the runtime's own rights

@@ -83,6 +83,7 @@ fn enter(global: &Global, parsed: &Parsed, state: &State, process: &spec::Proces
         ..Options::default()
     };
     let mut joined = join(state, process, options, &mut |text| global.log.warn(&text))?;
+    global.log.debug(&format!("{}: process {} has joined", state.id.as_str(), joined.init.pid));
     if let Some(path) = parsed.value("pidfd-socket") {
         let socket = connect_to(path.as_ref())?;
         send_pidfd(std::os::fd::AsFd::as_fd(&socket), std::os::fd::AsFd::as_fd(&joined.init.pidfd), b"setns")?;

@@ -160,7 +160,11 @@ pub fn main(words: Vec<String>) -> i32 {
         Log::default().error(&error);
         return 1;
     }
-    let Some((_, _, run)) = COMMANDS.iter().find(|(known, _, _)| known == command) else {
+    let known = COMMANDS.iter().find(|(known, _, _)| known == command);
+    if matches!(rest.first().map(String::as_str), Some("-h" | "--help" | "-help")) {
+        return help_on(name, command, known.map(|(_, what, _)| *what));
+    }
+    let Some((_, _, run)) = known else {
         log.error(&format!("no such command: {command}"));
         return 3;
     };
@@ -209,13 +213,27 @@ fn global(parsed: &Parsed, name: Name, log: Log) -> Result<Global, Error> {
 fn help(name: Name) -> String {
     let program = name.as_str();
     let mut text = format!(
-        "{program} runs containers from OCI bundles.\n\nUsage: {program} [--root DIR] [--log FILE] [--log-format text|json] \
+        "NAME:\n   {program} - Open Container Initiative runtime\n\n\
+         {program} runs containers from OCI bundles.\n\nUsage: {program} [--root DIR] [--log FILE] [--log-format text|json] \
          [--debug] COMMAND …\n\nCommands:\n"
     );
     for (command, what, _) in COMMANDS {
         text += &format!("  {command:<10} {what}\n");
     }
     text + "\nThe flags of each command are runc's.\n"
+}
+
+fn help_on(name: Name, command: &str, what: Option<&str>) -> i32 {
+    let program = name.as_str();
+    let Some(what) = what else {
+        println!("No help topic for '{command}'");
+        return 3;
+    };
+    println!(
+        "NAME:\n   {program} {command} - {what}\n\nUSAGE:\n   {program} {command} [flags] …\n\nIts flags are runc's: see \
+         runc-{command}(8)."
+    );
+    0
 }
 
 /// The one container id that a command takes, and nothing else.
