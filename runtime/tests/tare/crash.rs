@@ -55,41 +55,77 @@ fn be_traced() -> std::io::Result<()> {
     }
 }
 
-/// Every stop would take minutes; with a prime stride both entries and exits of calls are hit.
-const STRIDE: usize = 7;
+/// A process stops before and after each call. What it leaves behind is the same after one call as before the next, so that
+/// every other stop is all of them.
+const EVERY_CALL: usize = 2;
 
-#[test]
-fn create_may_be_killed_at_any_call() {
-    let bundle = Bundle::new();
-    let mut killed = 0;
-    for calls in (1..).step_by(STRIDE) {
-        let running = killed_at(&bundle, &["create", &bundle.id], calls);
-        bundle.done(&["delete", "--force", &bundle.id]);
-        bundle.assert_gone();
+/// Kills `words` at call after call, from `first` on, `stride` stops apart, with `before` and `after` around each. How often.
+fn kill_at_each(
+    bundle: &Bundle,
+    words: &[&str],
+    (first, stride): (usize, usize),
+    before: impl Fn(),
+    after: impl Fn(),
+) -> usize {
+    for (killed, calls) in (first..).step_by(stride).enumerate() {
+        before();
+        let running = killed_at(bundle, words, calls);
+        after();
         if !running {
-            break;
+            return killed;
         }
-        killed += 1;
     }
-    assert!(killed > 20, "create ended after {killed} strides: nothing was tried");
-    bundle.done(&["create", &bundle.id]);
+    unreachable!("there are always more numbers")
+}
+
+fn delete(bundle: &Bundle) {
+    bundle.done(&["delete", "--force", &bundle.id]);
+    bundle.assert_gone();
+}
+
+/// In two halves, which run side by side.
+fn create_killed_from(first: usize) {
+    let bundle = Bundle::new();
+    let words = ["create", &bundle.id];
+    let killed = kill_at_each(&bundle, &words, (first, 2 * EVERY_CALL), || (), || delete(&bundle));
+    assert!(killed > 50, "create ended after {killed} rounds: nothing was tried");
+    bundle.done(&words);
 }
 
 #[test]
-fn delete_may_be_killed_at_any_call() {
+fn create_may_be_killed_at_every_call_with_an_even_number() {
+    create_killed_from(1);
+}
+
+#[test]
+fn create_may_be_killed_at_every_call_with_an_odd_number() {
+    create_killed_from(1 + EVERY_CALL);
+}
+
+#[test]
+fn delete_may_be_killed_at_every_call() {
     let bundle = Bundle::new();
-    let mut killed = 0;
-    for calls in (1..).step_by(STRIDE) {
-        bundle.done(&["create", &bundle.id]);
-        let running = killed_at(&bundle, &["delete", "--force", &bundle.id], calls);
-        bundle.done(&["delete", "--force", &bundle.id]);
-        bundle.assert_gone();
-        if !running {
-            break;
-        }
-        killed += 1;
-    }
-    assert!(killed > 3, "delete ended after {killed} strides: nothing was tried");
+    let create = || bundle.done(&["create", &bundle.id]);
+    let words = ["delete", "--force", &bundle.id];
+    let killed = kill_at_each(&bundle, &words, (1, EVERY_CALL), create, || delete(&bundle));
+    assert!(killed > 20, "delete ended after {killed} rounds: nothing was tried");
+}
+
+/// A prime stride, so that over the runs of a suite that changes all calls have their turn.
+const SAMPLE: usize = 23;
+
+#[test]
+fn start_run_and_exec_may_be_killed_at_any_call() {
+    let bundle = Bundle::new().set("/process/args", serde_json::json!(["sleep", "1000"]));
+    let create = || bundle.done(&["create", &bundle.id]);
+    let run = || bundle.done(&["run", "--detach", &bundle.id]);
+    let nothing = || ();
+    let killed = kill_at_each(&bundle, &["start", &bundle.id], (1, SAMPLE), create, || delete(&bundle));
+    assert!(killed > 1, "start ended after {killed} rounds: nothing was tried");
+    let killed = kill_at_each(&bundle, &["run", "--detach", &bundle.id], (1, SAMPLE), nothing, || delete(&bundle));
+    assert!(killed > 5, "run ended after {killed} rounds: nothing was tried");
+    let killed = kill_at_each(&bundle, &["exec", &bundle.id, "true"], (1, SAMPLE), run, || delete(&bundle));
+    assert!(killed > 3, "exec ended after {killed} rounds: nothing was tried");
 }
 
 #[test]
