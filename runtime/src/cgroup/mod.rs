@@ -16,6 +16,7 @@
 mod below;
 mod devices;
 mod file;
+pub mod oom;
 mod path;
 mod settings;
 mod stats;
@@ -27,7 +28,7 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 
 pub use below::{Below, join as below};
-pub use devices::{DeviceList, list_devices};
+pub use devices::{DeviceList, Devices, list_devices};
 pub use path::{CgroupPath, Hierarchy};
 pub use settings::Settings;
 pub use stats::Stats;

@@ -2,14 +2,17 @@
 //!
 //! Source: runc-events(8).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 
 use super::flags::{Flag, Order, parse, switch, value};
 use super::{Error, Global, only_id};
 use crate::cgroup::Cgroup;
-use crate::state::{StateDir, Status};
+use crate::cgroup::oom::Watch;
+use crate::error::Doing as _;
+use crate::state::{Id, State, StateDir, Status};
 
 const FLAGS: &[Flag] = &[switch(&["stats"]), value(&["interval"])];
 
@@ -25,21 +28,46 @@ pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
         return Err(Error::Refused("a container without cgroups has no statistics".into()));
     };
     let cgroup = Cgroup::open(path);
-    let print = || -> Result<(), Error> {
-        println!("{}", json!({"type": "stats", "id": id, "data": cgroup.stats()?}));
-        Ok(())
-    };
     if parsed.is_set("stats") {
-        print()?;
+        print_stats(&id, &cgroup)?;
         return Ok(0);
     }
     let interval = humantime::parse_duration(parsed.value("interval").unwrap_or("5s"))
         .ok()
         .filter(|interval| *interval > Duration::ZERO)
-        .ok_or_else(|| Error::Usage("--interval must be a duration above zero, such as 5s".into()))?;
-    while cgroup.exists() && state.is_alive() {
-        print()?;
-        std::thread::sleep(interval);
+        .ok_or_else(|| Error::Usage("--interval: duration interval must be greater than 0, such as 5s".into()))?;
+    watch(&state, &cgroup, interval)
+}
+
+/// Prints statistics each `interval`, and every time the kernel killed for want of memory, until the container ends.
+fn watch(state: &State, cgroup: &Cgroup, interval: Duration) -> Result<i32, Error> {
+    let mut memory = Watch::open(cgroup.path())?;
+    let Some(init) = state.pidfd() else { return Ok(0) };
+    let mut next = Instant::now() + interval;
+    loop {
+        let left = next.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        let mut waits = vec![PollFd::new(&init, PollFlags::IN)];
+        waits.extend(memory.as_ref().map(|memory| PollFd::new(memory, PollFlags::IN)));
+        poll(&mut waits, Some(&left)).doing(|| "waiting for events".into())?;
+        let ended = !waits[0].revents().is_empty();
+        if let Some(memory) = &mut memory {
+            // Asked at the end too: the container may have died of it.
+            for _ in 0..memory.killed()? {
+                println!("{}", json!({"type": "oom", "id": state.id}));
+            }
+        }
+        if ended {
+            return Ok(0);
+        }
+        if Instant::now() >= next {
+            print_stats(&state.id, cgroup)?;
+            next += interval;
+        }
     }
-    Ok(0)
+}
+
+fn print_stats(id: &Id, cgroup: &Cgroup) -> Result<(), Error> {
+    println!("{}", json!({"type": "stats", "id": id, "data": cgroup.stats()?}));
+    Ok(())
 }

@@ -18,6 +18,13 @@ pub fn stats(hierarchies: &[Hierarchy]) -> Result<Stats, Error> {
         usage.total = file::number(&path.join("cpuacct.usage")).unwrap_or_default();
         let percpu = file::read(&path.join("cpuacct.usage_percpu")).unwrap_or_default();
         usage.percpu = percpu.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        // A header, then `0 12345 678` for each processor: its number, nanoseconds of users and of the kernel.
+        let all = file::read(&path.join("cpuacct.usage_all")).unwrap_or_default();
+        let numbers = |line: &str| -> Option<(u64, u64)> {
+            let mut words = line.split(' ').skip(1).map_while(|word| word.parse().ok());
+            Some((words.next()?, words.next()?))
+        };
+        (usage.percpu_user, usage.percpu_kernel) = all.lines().filter_map(numbers).unzip();
         for (key, ticks) in file::pairs(&file::read(&path.join("cpuacct.stat")).unwrap_or_default()) {
             match key {
                 "user" => usage.user = ticks * NANOSECONDS_A_TICK,
@@ -39,6 +46,21 @@ pub fn stats(hierarchies: &[Hierarchy]) -> Result<Stats, Error> {
     if let Some(path) = path("cpuset") {
         stats.cpuset.cpus = stats::list(&file::read(&path.join("cpuset.cpus")).unwrap_or_default());
         stats.cpuset.mems = stats::list(&file::read(&path.join("cpuset.mems")).unwrap_or_default());
+        let cpuset = &mut stats.cpuset;
+        for (name, number) in [
+            ("cpu_exclusive", &mut cpuset.cpu_exclusive),
+            ("mem_hardwall", &mut cpuset.mem_hardwall),
+            ("mem_exclusive", &mut cpuset.mem_exclusive),
+            ("memory_migrate", &mut cpuset.memory_migrate),
+            ("memory_spread_page", &mut cpuset.memory_spread_page),
+            ("memory_spread_slab", &mut cpuset.memory_spread_slab),
+            ("memory_pressure", &mut cpuset.memory_pressure),
+            ("sched_load_balance", &mut cpuset.sched_load_balance),
+        ] {
+            *number = file::number(&path.join(format!("cpuset.{name}"))).unwrap_or_default();
+        }
+        let level = file::read(&path.join("cpuset.sched_relax_domain_level")).unwrap_or_default();
+        cpuset.sched_relax_domain_level = level.parse().unwrap_or_default();
     }
     if let Some(path) = path("memory") {
         let memory = &mut stats.memory;
