@@ -19,9 +19,9 @@ use crate::notify::{self, Manager, Relay};
 use crate::plan::{self, CgroupView, Gate, Plan, Preserved, Receiver, Terminal, scheduling};
 use crate::seccomp::{self, Instruction, Program};
 use crate::sentence::{last_steps, limit_sentence, sentence};
-use crate::spec;
 use crate::state::{Id, SavedFilter, State, StateDir, start_time};
 use crate::systemd::{Started, Unit};
+use crate::{rootless, spec};
 
 /// What the command line says beside the bundle.
 pub struct Options {
@@ -73,12 +73,18 @@ impl Container {
         options: Options,
         start: Start,
     ) -> Result<Container, Error> {
+        if rootless::unprivileged() {
+            rootless::enter(bundle.linux())?;
+        }
         let filter = bundle.linux().seccomp.as_ref().map(seccomp::compile).transpose()?;
-        let (path, unit) = cgroup_place(global, &bundle.linux().cgroups_path, id)?;
+        let (path, unit) = cgroup_place(global, bundle.linux(), id)?;
         let resources = bundle.linux().resources.clone().unwrap_or_default();
         warn_of_kernel_memory(global, &resources);
         let mut settings = path.as_ref().map(|path| Settings::for_create(path, &resources)).transpose()?;
         if let Some(settings) = &mut settings {
+            if rootless::inside() {
+                settings.devices = None; // which a user namespace forbids all of anyway
+            }
             settings.visible = bundle.spec.mounts.iter().any(|mount| mount.kind == "cgroup");
         }
         let mut state = intent(id, &bundle, path.clone(), unit.clone(), filter.as_ref());
@@ -262,12 +268,17 @@ fn warn_of_kernel_memory(global: &Global, resources: &spec::Resources) {
 }
 
 /// Where the container's cgroups will be, and what systemd will know them by if it is to make them.
-fn cgroup_place(global: &Global, path: &str, id: &Id) -> Result<(Option<CgroupPath>, Option<Unit>), Error> {
+fn cgroup_place(global: &Global, linux: &spec::Linux, id: &Id) -> Result<(Option<CgroupPath>, Option<Unit>), Error> {
+    let path = linux.cgroups_path.as_str();
     Ok(match global.cgroups {
         Cgroups::None => (None, None),
+        Cgroups::Files if global.rootless => {
+            let path = CgroupPath::resolve(Some(path), id.as_str())?;
+            (path.permitted(linux.resources.as_ref().unwrap_or(&spec::Resources::default()))?, None)
+        }
         Cgroups::Files => (Some(CgroupPath::resolve(Some(path), id.as_str())?), None),
         Cgroups::Systemd => {
-            let unit = Unit::resolve(path, id.as_str(), false)?;
+            let unit = Unit::resolve(path, id.as_str(), rootless::inside())?;
             (Some(unit.cgroup()?), Some(unit))
         }
     })
@@ -410,7 +421,11 @@ fn limit_from_outside(init: &Init, process: &spec::Process) -> Result<(), Failed
 pub fn score(init: &Init, process: &spec::Process) -> Result<(), Failed> {
     if let Some(score) = process.oom_score_adj {
         let path = format!("/proc/{}/oom_score_adj", init.pid.as_raw_nonzero());
-        std::fs::write(&path, score.to_string()).doing(|| format!("setting process.oomScoreAdj to {score}"))?;
+        match std::fs::write(&path, score.to_string()) {
+            // Lowering it takes a privilege that a user namespace does not give.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && rootless::inside() => {}
+            written => written.doing(|| format!("setting process.oomScoreAdj to {score}"))?,
+        }
     }
     Ok(())
 }

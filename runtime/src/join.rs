@@ -1,6 +1,6 @@
 //! One more process in a container: `exec`, and hooks that run inside.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -13,7 +13,7 @@ use crate::handover::seccomp_listener;
 use crate::plan::{self, Gate, Namespaces, Plan, Preserved, Processors, Receiver, scheduling};
 use crate::sentence::last_steps_of;
 use crate::state::State;
-use crate::{seccomp, spec, sys};
+use crate::{rootless, seccomp, spec, sys};
 
 /// What a joining process gets beside its specification.
 #[derive(Default)]
@@ -78,6 +78,9 @@ pub fn join_as(
     warn: &mut dyn FnMut(String),
 ) -> Result<Joined, Error> {
     let pidfd = state.pidfd().ok_or_else(|| Error::Refused("container not running".into()))?;
+    if rootless::unprivileged() && state.namespaces & libc::CLONE_NEWUSER as u64 != 0 {
+        rootless::join(pidfd.as_fd())?;
+    }
     let root_path = format!("/proc/{}/root", state.pid);
     let root = rustix::fs::openat(
         rustix::fs::CWD,
@@ -134,7 +137,7 @@ fn namespaces(state: &State, pidfd: OwnedFd) -> Result<Namespaces, Failed> {
     let pid = libc::CLONE_NEWPID as u64;
     Ok(Namespaces {
         pid: if state.namespaces & pid != 0 { Some(dup(&pidfd)?) } else { None },
-        joined: match state.namespaces & !pid {
+        joined: match state.namespaces & !pid & !rootless::entered() {
             0 => Vec::new(),
             kinds => vec![(pidfd, kinds)],
         },

@@ -16,6 +16,7 @@ mod net_devices;
 mod netlink;
 mod notify;
 pub mod plan;
+pub mod rootless;
 pub mod seccomp;
 pub mod sentence;
 pub mod spec;

@@ -306,6 +306,25 @@ pub struct Resources {
     pub unified: Map,
 }
 
+impl Resources {
+    /// The name of a field that limits something, if there is one. Device rules are none: they need no cgroup where nothing
+    /// may be done with devices anyway.
+    pub fn first_limit(&self) -> Option<&'static str> {
+        [
+            ("memory", self.memory.is_some()),
+            ("cpu", self.cpu.is_some()),
+            ("pids", self.pids.is_some()),
+            ("blockIO", self.block_io.is_some()),
+            ("hugepageLimits", !self.hugepage_limits.is_empty()),
+            ("network", self.network.is_some()),
+            ("rdma", !self.rdma.is_empty()),
+            ("unified", !self.unified.is_empty()),
+        ]
+        .into_iter()
+        .find_map(|(field, given)| given.then_some(field))
+    }
+}
+
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct DeviceRule {

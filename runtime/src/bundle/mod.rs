@@ -84,6 +84,11 @@ impl Bundle {
         self.spec.linux.as_ref().expect("a checked bundle has a linux object")
     }
 
+    /// Whether the container is in a user namespace, its own or that which we are in: it has no rights on the host then.
+    pub fn in_user_namespace(&self) -> bool {
+        self.namespace("user").is_some() || crate::rootless::inside()
+    }
+
     /// The namespace of that kind, if the container gets or joins one.
     pub fn namespace(&self, kind: &str) -> Option<&spec::Namespace> {
         self.linux().namespaces.iter().find(|namespace| namespace.kind == kind)

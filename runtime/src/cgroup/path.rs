@@ -2,11 +2,13 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::Access;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, file};
 use crate::error::Doing;
+use crate::spec::Resources;
 
 /// Where all systems mount cgroups.
 const MOUNT: &str = "/sys/fs/cgroup";
@@ -69,6 +71,30 @@ impl CgroupPath {
                 Err(Error::refused(field, "the root cgroup cannot be a container's"))
             }
             _ => Ok(resolved),
+        }
+    }
+
+    /// What of it we may make, having no root: all of it below a cgroup that was given to us; on version 1 some hierarchies;
+    /// or nothing, and then the container stays where we are.
+    ///
+    /// # Errors
+    /// It has limits and nothing may be made.
+    pub fn permitted(self, resources: &Resources) -> Result<Option<CgroupPath>, Error> {
+        let permitted = match self {
+            CgroupPath::V1 { mut hierarchies } => {
+                hierarchies.retain(|hierarchy| may_make(&hierarchy.path));
+                (!hierarchies.is_empty()).then_some(CgroupPath::V1 { hierarchies })
+            }
+            CgroupPath::V2 { root, path } => {
+                (may_make(&path) && may_move(&root, &path)).then_some(CgroupPath::V2 { root, path })
+            }
+        };
+        match (&permitted, resources.first_limit()) {
+            (None, Some(field)) => Err(Error::refused(
+                format!("linux.resources.{field}"),
+                "a limit needs a cgroup, and none may be made here without root (is one delegated to this user?)",
+            )),
+            _ => Ok(permitted),
         }
     }
 
@@ -135,6 +161,25 @@ fn v1(path: &Path) -> Result<CgroupPath, Error> {
         hierarchies.push(Hierarchy { controllers: controllers.split(',').map(str::to_owned).collect(), root, path });
     }
     Ok(CgroupPath::V1 { hierarchies })
+}
+
+/// Whether the directory, or the lowest one that exists on the way to it, can be written.
+fn may_make(path: &Path) -> bool {
+    let there = path.ancestors().find(|path| path.exists());
+    there.is_some_and(|path| accessible(path, Access::WRITE_OK | Access::EXEC_OK))
+}
+
+/// Whether the kernel lets us move a process from where we are: it asks for the lowest cgroup that is above both.
+///
+/// Source: cgroup-v2.rst, "Delegation Containment".
+fn may_move(root: &Path, path: &Path) -> bool {
+    let own = unified_of(root, rustix::process::getpid().as_raw_nonzero().get());
+    let above = own.as_deref().and_then(|own| own.ancestors().find(|above| path.starts_with(above)));
+    above.is_some_and(|above| accessible(&above.join("cgroup.procs"), Access::WRITE_OK))
+}
+
+fn accessible(path: &Path, how: Access) -> bool {
+    rustix::fs::accessat(rustix::fs::CWD, path, how, rustix::fs::AtFlags::EACCESS).is_ok()
 }
 
 fn own_cgroups() -> Result<String, Error> {

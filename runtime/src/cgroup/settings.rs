@@ -15,7 +15,7 @@ use crate::spec::{Memory, Resources};
 pub struct Settings {
     pub(super) writes: Vec<Setting>,
     /// Absent in an update, which leaves them as they are.
-    pub(super) devices: Option<Devices>,
+    pub devices: Option<Devices>,
     /// Whether the container can look at its cgroups. Then it gets one in each hierarchy: programs (the Java virtual
     /// machine is one) take the lack of a directory for the lack of all limits.
     pub visible: bool,

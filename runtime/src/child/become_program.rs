@@ -109,7 +109,11 @@ fn assume_identity(process: &Process) -> Result<(), Stuck> {
         at(Step::Capabilities, set_keep_capabilities(true))?;
     }
     if let Some(groups) = &process.groups {
-        at(Step::Groups, rustix::thread::set_thread_groups(groups))?;
+        match rustix::thread::set_thread_groups(groups) {
+            // In a user namespace of one id it is denied (user_namespaces(7)), and there are none to take.
+            Err(Errno::PERM) if groups.is_empty() => {}
+            set => at(Step::Groups, set)?,
+        }
     }
     let (uid, gid) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
     at(Step::User, rustix::thread::set_thread_res_gid(gid, gid, gid))?;

@@ -7,7 +7,7 @@
 mod become_program;
 mod between;
 mod copy_up;
-mod enter;
+pub mod enter;
 mod filesystem;
 mod report;
 mod terminal;

@@ -18,7 +18,7 @@ mod start;
 mod state;
 mod update;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub use create::connect_to;
 
@@ -26,7 +26,7 @@ use flags::{Order, Parsed, parse, switch, value};
 use log::Log;
 
 use crate::error::Failed;
-use crate::{bundle, cgroup, seccomp};
+use crate::{bundle, cgroup, rootless, seccomp};
 
 /// What a command ends with if not with success.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,8 @@ pub enum Error {
     #[error(transparent)]
     Systemd(#[from] crate::systemd::Error),
     #[error(transparent)]
+    Rootless(#[from] crate::rootless::Error),
+    #[error(transparent)]
     Seccomp(#[from] seccomp::Error),
     #[error(transparent)]
     Hook(#[from] crate::hooks::Error),
@@ -62,6 +64,8 @@ pub struct Global {
     pub root_given: bool,
     pub log: Log,
     pub cgroups: Cgroups,
+    /// Cgroups that may not be made are done without, if no limits are asked for.
+    pub rootless: bool,
 }
 
 /// Who makes a container's cgroups.
@@ -185,11 +189,12 @@ pub fn main(words: Vec<String>) -> i32 {
 }
 
 fn global(parsed: &Parsed, name: Name, log: Log) -> Result<Global, Error> {
-    match parsed.value("rootless") {
-        None | Some("auto" | "false") => {}
-        Some("true") => return Err(Error::Usage("--rootless=true: running without root is not supported yet".into())),
+    let rootless = match parsed.value("rootless") {
+        None | Some("" | "auto") => rootless::unprivileged() || rootless::inside(),
+        Some("true") => true,
+        Some("false") => false,
         Some(other) => return Err(Error::Usage(format!("--rootless: {other:?} is not one of true, false and auto"))),
-    }
+    };
     let cgroups = match parsed.value("cgroup-manager") {
         None if parsed.is_set("systemd-cgroup") => Cgroups::Systemd,
         None | Some("cgroupfs") => Cgroups::Files,
@@ -200,14 +205,23 @@ fn global(parsed: &Parsed, name: Name, log: Log) -> Result<Global, Error> {
             return Err(Error::Usage(why));
         }
     };
-    let default = match name {
-        Name::Tare => "/run/tare",
-        Name::Runc => "/run/runc",
-    };
-    let root = Path::new(parsed.value("root").unwrap_or(default));
+    let root = parsed.value("root").map_or_else(|| default_root(name), PathBuf::from);
     let root =
-        std::path::absolute(root).map_err(|error| Error::Usage(format!("--root {}: {error}", root.display())))?;
-    Ok(Global { root, root_given: parsed.value("root").is_some(), log, cgroups })
+        std::path::absolute(&root).map_err(|error| Error::Usage(format!("--root {}: {error}", root.display())))?;
+    Ok(Global { root, root_given: parsed.value("root").is_some(), log, cgroups, rootless })
+}
+
+/// `/run/tare`; for a user, `tare` in the folder that they have for such things.
+fn default_root(name: Name) -> PathBuf {
+    let folder = match name {
+        Name::Tare => "tare",
+        Name::Runc => "runc",
+    };
+    let run = match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(run) if !run.is_empty() && rootless::honors_runtime_dir() => PathBuf::from(run),
+        _ => PathBuf::from("/run"),
+    };
+    run.join(folder)
 }
 
 fn help(name: Name) -> String {

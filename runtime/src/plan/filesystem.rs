@@ -35,7 +35,7 @@ pub fn filesystem(bundle: &Bundle, cgroups: &CgroupView<'_>, no_pivot: bool) -> 
         mounts::add(&mut planned, bundle, index, mount, cgroups)?;
     }
     let own_devices = !spec.mounts.iter().any(|mount| cleaned(&mount.destination) == "/dev" && is_bind(mount));
-    let bound = bundle.namespace("user").is_some();
+    let bound = bundle.in_user_namespace();
     Ok(Filesystem {
         root,
         place,

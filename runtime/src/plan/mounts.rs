@@ -117,7 +117,7 @@ fn data(field: &str, options: &Options) -> Result<Vec<(CString, Option<CString>)
 
 /// A bind mount: cloned from the host and adjusted, ready to be attached; or by the child, if its source is inside.
 fn bind(bundle: &Bundle, mount: &spec::Mount, options: Options) -> Result<What, Error> {
-    let in_user_namespace = bundle.namespace("user").is_some();
+    let in_user_namespace = bundle.in_user_namespace();
     let source = bundle.dir.join(&mount.source);
     let depth = options.bind.unwrap_or(Depth::WithAllBelow);
     let id_map = id_map(bundle, mount, &options)?;

@@ -9,7 +9,7 @@ use super::Namespaces;
 use crate::bundle::{Bundle, Error, refused};
 use crate::child::user_namespace;
 use crate::error::Doing as _;
-use crate::sys;
+use crate::{rootless, sys};
 
 /// Kind, `CLONE_NEW…`. In the order in which they are joined: the user namespace first, since it decides what may be done in
 /// the others; the mount namespace late, since the paths of the others are looked up before.
@@ -46,6 +46,7 @@ pub fn namespaces(bundle: &Bundle) -> Result<Namespaces, Error> {
         match (*kind, asked.path.as_str()) {
             ("cgroup", "") => namespaces.new_cgroup = true,
             ("time", "") => namespaces.time_offsets = Some(time_offsets(bundle)),
+            ("user", "") if rootless::inside_own() => {} // entered already
             ("user", "") => {
                 namespaces.new |= flag;
                 namespaces.mapped_later = true;
