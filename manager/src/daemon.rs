@@ -13,9 +13,11 @@ use prost::Message as _;
 use tare_proto::containerd::services::events::v1 as pb;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::{Endpoint, Server, Uri};
 
+use crate::authority::Lenient;
 use crate::collector::Collector;
 use crate::config::{Config, Level};
 use crate::containers::Containers;
@@ -81,7 +83,7 @@ async fn serve(config: &Config) -> Result<()> {
         (terminate.as_mut().map_err(|e| e.clone())?, interrupt.as_mut().map_err(|e| e.clone())?);
     let served = Server::builder()
         .add_routes(cri.add_to(services.routes()))
-        .serve_with_incoming(UnixListenerStream::new(listener));
+        .serve_with_incoming(UnixListenerStream::new(listener).map(|client| client.map(Lenient::new)));
     let outcome = tokio::select! {
         served = served => served.map_err(|error| Error::Internal(format!("serving: {error}"))),
         _ = terminate.recv() => Ok(()),

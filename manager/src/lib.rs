@@ -1,5 +1,6 @@
 //! Images, snapshots and the lifecycle of containers, behind containerd's gRPC API.
 
+pub mod authority;
 pub mod caretaker;
 pub mod cni;
 pub mod collector;
