@@ -11,7 +11,10 @@ mod pull;
 mod report;
 mod rounds;
 mod runtimes;
+mod shim;
 mod view;
+
+use std::time::Duration;
 
 use anyhow::Result;
 use tare_integration::programs;
@@ -21,12 +24,15 @@ use report::Report;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// What to measure; everything if not given
+    /// What to measure; everything but a soak if not given
     #[arg(value_enum)]
     what: Vec<What>,
     /// Rounds of each row
     #[arg(long, default_value_t = 100)]
     rounds: usize,
+    /// How long a soak takes
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
     /// Milliseconds between two starts: idle gaps show waits that tight loops hide
     #[arg(long, value_delimiter = ',', default_values_t = [5, 60])]
     gaps: Vec<u64>,
@@ -43,6 +49,10 @@ enum What {
     Ctr,
     /// Resident memory of a shim
     Memory,
+    /// Shims alone: start, exec, output, and memory of pods of one to fifty and of a hundred shims
+    Shim,
+    /// Containers and execs without end in one shim, which must not grow
+    Soak,
     /// Pull and unpack from a registry on loopback, tared beside containerd
     Pull,
 }
@@ -67,6 +77,12 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if wanted(What::Memory) {
         memory::rows(&mut report)?;
+    }
+    if wanted(What::Shim) {
+        shim::rows(args.rounds.min(50), &mut report)?;
+    }
+    if args.what.contains(&What::Soak) {
+        shim::soak(Duration::from_secs(args.seconds), &mut report)?;
     }
     if wanted(What::Pull) {
         pull::rows(&mut report)?;
