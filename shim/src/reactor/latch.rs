@@ -1,6 +1,7 @@
 //! Waiting for another future.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
@@ -29,26 +30,40 @@ impl<T: Clone> Latch<T> {
 
 /// Wakes those who wait for something to change.
 #[derive(Default)]
-pub struct Bell(RefCell<Vec<Waker>>);
+pub struct Bell {
+    waiting: RefCell<BTreeMap<u64, Waker>>,
+    last: Cell<u64>,
+}
 
 impl Bell {
     pub fn ring(&self) {
-        self.0.take().into_iter().for_each(Waker::wake);
+        self.waiting.take().into_values().for_each(Waker::wake);
     }
 
     /// Asks `question` now and after each ring, until it has an answer.
     pub async fn until<T>(&self, mut question: impl FnMut() -> Option<T>) -> T {
+        self.last.set(self.last.get() + 1);
+        let place = Place { bell: self, number: self.last.get() };
         poll_fn(|context| {
             if let Some(answer) = question() {
                 return Poll::Ready(answer);
             }
-            let mut waiting = self.0.borrow_mut();
-            if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-                waiting.push(context.waker().clone());
-            }
+            self.waiting.borrow_mut().insert(place.number, context.waker().clone());
             Poll::Pending
         })
         .await
+    }
+}
+
+/// One who waits. Gone with the wait, however that ends: a bell may never ring, and be waited for again and again.
+struct Place<'a> {
+    bell: &'a Bell,
+    number: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.bell.waiting.borrow_mut().remove(&self.number);
     }
 }
 
@@ -84,6 +99,18 @@ mod tests {
             latch.wait().await
         });
         assert_eq!(done.unwrap(), 7);
+    }
+
+    #[test]
+    fn who_gives_up_waiting_leaves_nothing_at_the_bell() {
+        run(async {
+            let latch = Latch::<()>::new();
+            for _ in 0..3 {
+                assert!(timeout(Duration::from_millis(1), latch.wait()).await.is_none());
+            }
+            assert!(latch.1.waiting.borrow().is_empty());
+        })
+        .unwrap();
     }
 
     #[test]
