@@ -36,7 +36,7 @@ pub fn mount_all(files: &Filesystem) -> Result<(), Stuck> {
 
 fn make(mount: &Mount, index: u16, root: BorrowedFd<'_>) -> Result<(), Stuck> {
     let target = &mount.target;
-    let reached = |missing| nth(Step::MountPoint, index, target.reach(root, missing));
+    let reached = |missing| nth(Step::MountPoint, index, reach(mount, missing, root));
     let (place, tree) = match &mount.what {
         What::Link(to) => {
             let folder = nth(Step::MountPoint, index, target.parent(root))?;
@@ -76,6 +76,15 @@ fn make(mount: &Mount, index: u16, root: BorrowedFd<'_>) -> Result<(), Stuck> {
         let _ = later.set(tree); // each mount is made once
     }
     Ok(())
+}
+
+/// The place of a mount, which no link may lead into /proc: whoever reads there believes the kernel (CVE-2019-16884).
+fn reach(mount: &Mount, missing: Missing, root: BorrowedFd<'_>) -> Result<(OwnedFd, bool), Errno> {
+    let (place, made) = mount.target.reach(root, missing)?;
+    if !mount.in_procfs && tree::is_procfs(place.as_fd())? {
+        return Err(Errno::PERM);
+    }
+    Ok((place, made))
 }
 
 fn propagate(mount: &Mount, tree: BorrowedFd<'_>) -> Result<(), Errno> {

@@ -5,7 +5,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{StatVfsMountFlags, fstatvfs};
+use rustix::fs::{StatVfsMountFlags, fstatfs, fstatvfs};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -46,6 +46,14 @@ pub fn attributes(tree: BorrowedFd<'_>) -> Result<u64, Errno> {
         attributes |= STRICTATIME;
     }
     Ok(attributes)
+}
+
+/// Whether a path or a tree lies on a procfs. Source: statfs(2), `PROC_SUPER_MAGIC`.
+///
+/// # Errors
+/// Those of fstatfs(2).
+pub fn is_procfs(tree: BorrowedFd<'_>) -> Result<bool, Errno> {
+    Ok(fstatfs(tree)?.f_type as u64 == rustix::fs::PROC_SUPER_MAGIC as u64)
 }
 
 /// Lets the owners of a tree's files be seen through the mappings of a user namespace.

@@ -57,6 +57,7 @@ pub fn add(
             target: target(field, path)?,
             missing: Missing::Folder,
             ordinary: false,
+            in_procfs: false,
             what,
             propagation: propagation.to_vec(),
         })

@@ -112,6 +112,8 @@ pub struct Mount {
     pub missing: Missing,
     /// The place must be a real folder: for proc and sysfs a link there is an attack (CVE-2023-27561).
     pub ordinary: bool,
+    /// Whether it may lie in a procfs; a link in the root that leads another mount there is an attack.
+    pub in_procfs: bool,
     pub what: What,
     pub propagation: Vec<(u64, Depth)>,
 }

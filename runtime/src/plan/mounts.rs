@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::cgroup_mount::{self, CgroupView};
 use super::filesystem::target;
 use super::{Inside, Mount, Tmpfs, What, c_string};
-use crate::bundle::{Bundle, Error, cleaned};
+use crate::bundle::{Bundle, Error, cleaned, refused};
 use crate::child::user_namespace;
 use crate::error::{Doing as _, Failed};
 use crate::mount::options::{Depth, Options, PRIVATE, RDONLY, SHARED, SLAVE, UNBINDABLE};
@@ -60,11 +60,18 @@ pub fn add(
     mounts.push(Mount {
         target: target(&field, &mount.destination)?,
         missing,
+        in_procfs: may_lie_in_procfs(mount),
         ordinary: matches!(mount.kind.as_str(), "proc" | "sysfs") && !is_bind(mount),
         what,
         propagation,
     });
     Ok(())
+}
+
+/// The destination, which was checked, says so itself.
+fn may_lie_in_procfs(mount: &spec::Mount) -> bool {
+    let destination = cleaned(&mount.destination);
+    destination == "/proc" || destination.starts_with("/proc/")
 }
 
 /// How a bind mount travels before its own options count: as the container's root does, so that nothing mounted inside
@@ -132,6 +139,9 @@ fn bind(bundle: &Bundle, mount: &spec::Mount, options: Options) -> Result<What, 
         return Ok(What::Inside(Inside { source, depth, options, user_namespace: in_user_namespace, id_map }));
     }
     let tree = clone_bind(&source, depth).doing(doing)?;
+    if cleaned(&mount.destination) == "/proc" && !tree::is_procfs(tree.as_fd()).doing(doing)? {
+        return refused("mounts", format!("{} at /proc: only a procfs can be mounted there", source.display()));
+    }
     let there = tree::attributes(tree.as_fd()).doing(doing)?;
     let attributes = options.for_bind(there, in_user_namespace).doing(doing)?;
     let set = || format!("error mounting {} at {}: {}", source.display(), mount.destination, mount.options.join(","));

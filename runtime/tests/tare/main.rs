@@ -2,12 +2,14 @@
 
 mod bundle;
 mod crash;
+mod defaults;
 mod handed_over;
 mod hostile;
 mod life_cycle;
 mod mounts;
 mod namespaces;
 mod process;
+mod races;
 mod refused;
 mod terminal;
 mod view;
