@@ -2,7 +2,7 @@
 //! waits for it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tare_proto::containerd::events::SnapshotRemove;
 use tare_proto::containerd::services::images::v1::ImageDelete;
@@ -12,6 +12,7 @@ use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::event::Exchange;
 use crate::gc::{self, Gone};
+use crate::metrics::Metrics;
 use crate::snapshot::Snapshots;
 use crate::store::Store;
 
@@ -32,6 +33,7 @@ pub struct Collector {
     snapshots: Snapshots,
     events: Exchange,
     schedule: Schedule,
+    metrics: Metrics,
     wanted: Arc<Notify>,
     running: Arc<tokio::sync::Mutex<()>>,
 }
@@ -43,9 +45,10 @@ impl Collector {
         snapshots: Snapshots,
         events: Exchange,
         schedule: Schedule,
+        metrics: Metrics,
     ) -> Collector {
         let (wanted, running) = (Arc::default(), Arc::default());
-        Collector { store, content, snapshots, events, schedule, wanted, running }
+        Collector { store, content, snapshots, events, schedule, metrics, wanted, running }
     }
 
     /// Collects whenever it is asked to, until the future is dropped. Many wishes during a run are one.
@@ -81,10 +84,12 @@ impl Collector {
 
     async fn now(&self) -> Result<()> {
         let _running = self.running.lock().await;
-        let own = self.clone();
+        let (own, began) = (self.clone(), Instant::now());
         let gone = tokio::task::spawn_blocking(move || gc::collect(&own.store, &own.content, &own.snapshots))
             .await
             .map_err(|error| Error::Internal(format!("collecting garbage: {error}")))??;
+        let removed = [("images", gone.images.len()), ("snapshots", gone.snapshots.len()), ("blobs", gone.blobs)];
+        self.metrics.collected(began.elapsed(), removed);
         self.tell(gone)
     }
 

@@ -11,11 +11,13 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use prost::Message as _;
 use tare_proto::containerd::services::events::v1 as pb;
-use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::{Endpoint, Server, Uri};
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::service::Routes;
+use tonic::transport::{Certificate, Endpoint, Identity, Server, ServerTlsConfig, Uri};
 
 use crate::authority::Lenient;
 use crate::collector::Collector;
@@ -23,17 +25,20 @@ use crate::config::{Config, Level};
 use crate::containers::Containers;
 use crate::content::Content;
 use crate::cri::Cri;
+use crate::debug::{Debug, SetLevel};
 use crate::error::{Doing as _, Error, Result};
 use crate::event::{Exchange, forward};
 use crate::identity;
 use crate::images::Images;
 use crate::leases::Leases;
+use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
 use crate::sandbox::{Records, Sandboxes};
 use crate::service::Services;
 use crate::snapshot::Snapshots;
 use crate::store::Store;
 use crate::streaming::Streams;
+use crate::systemd::{self, Passed};
 use crate::task::{self, Bundles, Tasks};
 use crate::transfer::Transfers;
 
@@ -44,26 +49,29 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// A folder, the database or a socket cannot be had.
-pub fn run(config: &Config) -> Result<()> {
+pub fn run(config: &Config, set_level: SetLevel) -> Result<()> {
+    let passed = Passed::take_all()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("tared")
         .build()
         .doing(|| "starting threads".into())?;
-    let outcome = runtime.block_on(serve(config));
+    let outcome = runtime.block_on(serve(config, passed, set_level));
     runtime.shutdown_timeout(Duration::from_secs(1)); // threads that only wait for a client's next read
     outcome
 }
 
-async fn serve(config: &Config) -> Result<()> {
+async fn serve(config: &Config, mut passed: Passed, set_level: SetLevel) -> Result<()> {
     for (path, mode) in [(&config.root, 0o711), (&config.state, 0o711)] {
         folder(path, mode)?;
     }
-    let services = assemble(config)?;
+    let metrics = Metrics::default();
+    let services = assemble(config, &metrics)?;
     let cri = Cri::new(services.clone(), config.cri.clone())?;
     // Shims send what they kept for us as soon as they can, and bundles that are found are asked at once.
-    let events = bind(&config.ttrpc.address, 0o600, None)?;
-    let forwarding = tokio::spawn(forward::serve(events, services.events.clone()));
+    let events = Socket::bind(&config.ttrpc.address, 0o600, None, &mut passed)?;
+    let mut beside = JoinSet::new(); // what ends with the daemon; dropping it does that
+    beside.spawn(forward::serve(events.listener, services.events.clone()));
     services.sandboxes.recover().await?;
     let caretaker = services.caretaker();
     let seen = caretaker.watch()?;
@@ -71,42 +79,103 @@ async fn serve(config: &Config) -> Result<()> {
     cri.recover().await?;
     let streaming = cri.serve_streams().await?;
     tokio::spawn(caretaker.run(seen));
-    let collecting = tokio::spawn(services.collector.clone().run());
-    let restarting = tokio::spawn(services.restarts(config.plugins.restart.interval.0).run());
-    let listener = bind(&config.grpc.address, 0o660, Some((config.grpc.uid, config.grpc.gid)))?;
+    beside.spawn(services.collector.clone().run());
+    beside.spawn(services.restarts(config.plugins.restart.interval.0).run());
+    let debug = watch(config, &metrics, set_level, &mut passed, &mut beside).await?;
+    let grpc = Socket::bind(&config.grpc.address, 0o660, Some((config.grpc.uid, config.grpc.gid)), &mut passed)?;
+    let routes = cri.add_to(services.routes());
+    if !config.grpc.tcp_address.is_empty() {
+        beside.spawn(on_port(config, &metrics, routes.clone()).await?);
+    }
+    let mut ends = Ends::new()?;
+    let server = Server::builder().layer(metrics).add_routes(routes);
+    let served =
+        server.serve_with_incoming(UnixListenerStream::new(grpc.listener).map(|client| client.map(Lenient::new)));
     tracing::info!(address = %config.grpc.address.display(), version = crate::VERSION, "serving");
-
-    let mut ends = [SignalKind::terminate(), SignalKind::interrupt()]
-        .map(|kind| signal(kind).doing(|| "waiting for signals".into()));
-    let [terminate, interrupt] = &mut ends;
-    let (terminate, interrupt) =
-        (terminate.as_mut().map_err(|e| e.clone())?, interrupt.as_mut().map_err(|e| e.clone())?);
-    let served = Server::builder()
-        .add_routes(cri.add_to(services.routes()))
-        .serve_with_incoming(UnixListenerStream::new(listener).map(|client| client.map(Lenient::new)));
+    systemd::notify("READY=1")?;
     let outcome = tokio::select! {
         served = served => served.map_err(|error| Error::Internal(format!("serving: {error}"))),
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        () = ends.told() => Ok(()),
     };
     tracing::info!("ending; containers go on");
-    collecting.abort();
     streaming.abort();
-    restarting.abort();
+    systemd::notify("STOPPING=1")?;
     if tokio::time::timeout(PATIENCE, services.settle()).await.is_err() {
         tracing::warn!("a request was still under way after {} s", PATIENCE.as_secs());
     }
-    forwarding.abort();
-    for address in [&config.grpc.address, &config.ttrpc.address] {
-        if let Err(error) = fs::remove_file(address) {
+    drop(beside);
+    for address in [grpc.own, events.own].into_iter().chain(debug).flatten() {
+        if let Err(error) = fs::remove_file(&address) {
             tracing::warn!("removing {}: {error}", address.display());
         }
     }
     outcome
 }
 
+/// The signals that tell us to end.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    fn new() -> Result<Ends> {
+        let wait = |kind| signal(kind).doing(|| "waiting for signals".into());
+        Ok(Ends { terminate: wait(SignalKind::terminate())?, interrupt: wait(SignalKind::interrupt())? })
+    }
+
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Serves metrics, and on a socket what an operator may change. Returns the socket's path, if there is one of ours.
+async fn watch(
+    config: &Config,
+    metrics: &Metrics,
+    set_level: SetLevel,
+    passed: &mut Passed,
+    beside: &mut JoinSet<()>,
+) -> Result<Option<Option<PathBuf>>> {
+    let address = &config.metrics.address;
+    if !address.is_empty() {
+        let listener = TcpListener::bind(address).await.doing(|| format!("binding metrics.address {address}"))?;
+        beside.spawn(Debug { metrics: metrics.clone(), set_level: None }.on_port(listener));
+    }
+    if config.debug.address.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let socket = Socket::bind(&config.debug.address, 0o600, None, passed)?;
+    beside.spawn(Debug { metrics: metrics.clone(), set_level: Some(set_level) }.on_socket(socket.listener));
+    Ok(Some(socket.own))
+}
+
+/// The services on a port, for clients with a certificate of ours.
+async fn on_port(config: &Config, metrics: &Metrics, routes: Routes) -> Result<impl Future<Output = ()> + use<>> {
+    let (address, grpc) = (config.grpc.tcp_address.clone(), &config.grpc);
+    let read = |path: &Path| fs::read(path).doing(|| format!("reading {}", path.display()));
+    let identity = Identity::from_pem(read(&grpc.tcp_tls_cert)?, read(&grpc.tcp_tls_key)?);
+    let authority = Certificate::from_pem(read(&grpc.tcp_tls_ca)?);
+    let tls = ServerTlsConfig::new().identity(identity).client_ca_root(authority);
+    let wrong = |error: tonic::transport::Error| {
+        let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        Error::InvalidArgument(format!("grpc.tcp_tls_ca, tcp_tls_cert, tcp_tls_key: {why}"))
+    };
+    let mut server = Server::builder().tls_config(tls).map_err(wrong)?.layer(metrics.clone());
+    let listener = TcpListener::bind(&address).await.doing(|| format!("binding grpc.tcp_address {address}"))?;
+    Ok(async move {
+        let served = server.add_routes(routes).serve_with_incoming(TcpListenerStream::new(listener));
+        if let Err(error) = served.await {
+            tracing::error!("serving on {address}: {error}");
+        }
+    })
+}
+
 /// The parts, wired. The database comes first: its lock keeps a second daemon off this root.
-fn assemble(config: &Config) -> Result<Services> {
+fn assemble(config: &Config, metrics: &Metrics) -> Result<Services> {
     let store = Store::open(&config.root.join("tared.db"))?;
     let content = Content::open(&config.root, store.clone())?;
     let snapshots = Snapshots::open(&config.root, store.clone())?;
@@ -131,6 +200,7 @@ fn assemble(config: &Config) -> Result<Services> {
             snapshots.clone(),
             events.clone(),
             config.plugins.schedule(),
+            metrics.clone(),
         ),
         images: Images::new(store.clone()),
         containers: Containers::new(store.clone()),
@@ -184,28 +254,42 @@ async fn connect(path: PathBuf) -> io::Result<TokioIo<tokio::net::UnixStream>> {
     tokio::net::UnixStream::connect(path).await.map(TokioIo::new)
 }
 
-/// Binds a socket with its mode from the first moment on. One that nobody answers at is a dead daemon's, and replaced.
-fn bind(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> Result<UnixListener> {
-    if let Some(above) = path.parent() {
-        folder(above, 0o711)?;
+/// A socket that we serve on.
+struct Socket {
+    listener: UnixListener,
+    /// Its path, if it is ours to remove.
+    own: Option<PathBuf>,
+}
+
+impl Socket {
+    /// Binds it with its mode from the first moment on, unless the service manager did. One that nobody answers at is a
+    /// dead daemon's, and replaced.
+    fn bind(path: &Path, mode: u32, owner: Option<(u32, u32)>, passed: &mut Passed) -> Result<Socket> {
+        let doing = || format!("binding {}", path.display());
+        if let Some(listener) = passed.at(path) {
+            listener.set_nonblocking(true).doing(doing)?;
+            return Ok(Socket { listener: UnixListener::from_std(listener).doing(doing)?, own: None });
+        }
+        if let Some(above) = path.parent() {
+            folder(above, 0o711)?;
+        }
+        if UnixStream::connect(path).is_ok() {
+            return Err(Error::FailedPrecondition(format!("binding {}: somebody serves there", path.display())));
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(doing(), &error)),
+            _ => {}
+        }
+        let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o777 & !mode));
+        let listener = UnixListener::bind(path);
+        rustix::process::umask(before);
+        let listener = listener.doing(doing)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).doing(doing)?;
+        if let Some((uid, gid)) = owner {
+            chown(path, Some(uid), Some(gid)).doing(doing)?;
+        }
+        Ok(Socket { listener, own: Some(path.to_owned()) })
     }
-    if UnixStream::connect(path).is_ok() {
-        return Err(Error::FailedPrecondition(format!("binding {}: somebody serves there", path.display())));
-    }
-    let doing = || format!("binding {}", path.display());
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(doing(), &error)),
-        _ => {}
-    }
-    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o777 & !mode));
-    let listener = UnixListener::bind(path);
-    rustix::process::umask(before);
-    let listener = listener.doing(doing)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).doing(doing)?;
-    if let Some((uid, gid)) = owner {
-        chown(path, Some(uid), Some(gid)).doing(doing)?;
-    }
-    Ok(listener)
 }
 
 fn folder(path: &Path, mode: u32) -> Result<()> {

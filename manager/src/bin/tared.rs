@@ -2,14 +2,17 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use tare_manager::config::{Config, Format, Level, Overrides};
+use tare_manager::config::{Config, Format, Level, Loaded, Overrides};
 use tare_manager::daemon;
+use tare_manager::debug::SetLevel;
 use tare_manager::error::Result;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Images, snapshots and containers behind containerd's API.
@@ -17,7 +20,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 #[command(name = "tared", version = tare_manager::VERSION)]
 struct Args {
     /// Configuration file (/etc/tared/config.toml if there is one)
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Folder for images, snapshots and the database
     #[arg(long, value_name = "DIR")]
@@ -58,6 +61,8 @@ enum Which {
     Default,
     /// The values in effect
     Dump,
+    /// The file, with what it imports, in this version's form
+    Migrate,
 }
 
 fn main() -> ExitCode {
@@ -72,38 +77,58 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<()> {
     let Args { config, root, state, address, log_level: level, command } = args;
-    let config = || Config::load(config.as_deref(), Overrides { root, state, address, level }).map(Config::complete);
+    let load = |overrides| Config::load(config.as_deref(), overrides);
+    let told = || load(Overrides { root: root.clone(), state: state.clone(), address: address.clone(), level });
     match command {
         Some(Command::Config { which: Which::Default }) => print!("{}", Config::default().complete().dump()?),
-        Some(Command::Config { which: Which::Dump }) => print!("{}", config()?.dump()?),
-        Some(Command::Publish { topic, namespace }) => daemon::publish(&config()?.grpc.address, &topic, &namespace)?,
+        Some(Command::Config { which: Which::Dump }) => print!("{}", warned(told()?).dump()?),
+        Some(Command::Config { which: Which::Migrate }) => print!("{}", warned(load(Overrides::default())?).dump()?),
+        Some(Command::Publish { topic, namespace }) => {
+            daemon::publish(&told()?.config.grpc.address, &topic, &namespace)?;
+        }
         None => {
-            let config = config()?;
-            log(&config);
-            daemon::run(&config)?;
+            let Loaded { config, unknown } = told()?;
+            let set_level = log(&config);
+            for key in unknown {
+                tracing::warn!("the configuration's {key} means nothing here");
+            }
+            daemon::run(&config, set_level)?;
         }
     }
     Ok(())
 }
 
+fn warned(loaded: Loaded) -> Config {
+    for key in loaded.unknown {
+        eprintln!("tared: {key} means nothing here");
+    }
+    loaded.config
+}
+
+/// Begins to log; returns what changes the level.
+fn log(config: &Config) -> SetLevel {
+    let (filter, handle) = reload::Layer::new(filter(config.debug.level));
+    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry();
+    match config.debug.format {
+        Format::Text => registry.with(format.with_ansi(false).with_filter(filter)).init(),
+        Format::Json => registry.with(format.json().with_filter(filter)).init(),
+    }
+    Arc::new(move |level| handle.reload(self::filter(level)).map_err(|error| error.to_string()))
+}
+
 /// Libraries speak up only when something is wrong.
-fn log(config: &Config) {
-    let level = match config.debug.level {
+fn filter(level: Level) -> Targets {
+    let level = match level {
         Level::Trace => LevelFilter::TRACE,
         Level::Debug => LevelFilter::DEBUG,
         Level::Info => LevelFilter::INFO,
         Level::Warn => LevelFilter::WARN,
         Level::Error => LevelFilter::ERROR,
     };
-    let ours = Targets::new().with_default(level.min(LevelFilter::WARN)).with_targets([
+    Targets::new().with_default(level.min(LevelFilter::WARN)).with_targets([
         ("tare_manager", level),
         ("tared", level),
         ("shim", level),
-    ]);
-    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let registry = tracing_subscriber::registry();
-    match config.debug.format {
-        Format::Text => registry.with(format.with_ansi(false).with_filter(ours)).init(),
-        Format::Json => registry.with(format.json().with_filter(ours)).init(),
-    }
+    ])
 }

@@ -37,12 +37,14 @@ const FLAT: &str = "containerd.io/gc.flat";
 /// How many rows go in one change: what a request may have to wait for.
 const PIECE: usize = 200;
 
-/// What went and others are told of.
+/// What went.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Gone {
     pub images: Vec<(Namespace, String)>,
     /// Namespace, snapshotter and key.
     pub snapshots: Vec<(Namespace, String, String)>,
+    /// How many.
+    pub blobs: usize,
 }
 
 /// Removes, in all namespaces, rows that nothing reaches, then their files and folders.
@@ -115,7 +117,10 @@ fn discard(
 ) -> Result<()> {
     for (node, number) in removed {
         match node {
-            Node::Content(digest) => content.discard(&Digest::parse(&digest)?)?,
+            Node::Content(digest) => {
+                content.discard(&Digest::parse(&digest)?)?;
+                gone.blobs += 1;
+            }
             Node::Snapshot(name) => {
                 let (snapshotter, key) = name.split_once('\0').unwrap_or_default();
                 snapshots.discard(snapshotter, number)?;

@@ -274,6 +274,6 @@ fn who_watches_is_told_of_images_and_snapshots_that_went_and_sandboxes_keep_what
     let told = collect(&stage.store, &stage.content, &stage.snapshots).unwrap();
     let ns = stage.ns.clone();
     let snapshots = vec![(ns.clone(), OVERLAY.to_owned(), "loose".to_owned())];
-    assert_eq!(told, Gone { images: vec![(ns, "old".into())], snapshots });
+    assert_eq!(told, Gone { images: vec![(ns, "old".into())], snapshots, blobs: 1 });
     assert_eq!((stage.has(&gone), stage.has(&kept)), (false, true));
 }

@@ -1,5 +1,6 @@
 //! The daemon as a process, spoken to over its sockets.
 
+mod operator;
 mod robust;
 mod tared;
 

@@ -23,6 +23,15 @@ impl Tared {
         tared
     }
 
+    /// With this configuration; `DIR` in it is the daemon's folder.
+    pub async fn configured(text: &str) -> Tared {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("c.toml"), text.replace("DIR", dir.path().to_str().unwrap())).unwrap();
+        let mut tared = Tared { server: launch(dir.path()), dir };
+        tared.wait().await;
+        tared
+    }
+
     pub async fn restart(&mut self) {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
@@ -69,6 +78,10 @@ pub fn tared(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tared"));
     command.arg("--root").arg(dir.join("root")).arg("--state").arg(dir.join("state"));
     command.arg("--address").arg(dir.join("d.sock"));
+    let config = dir.join("c.toml");
+    if config.exists() {
+        command.arg("--config").arg(config);
+    }
     command
 }
 
