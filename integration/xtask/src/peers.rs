@@ -95,7 +95,7 @@ impl Apt {
             format!(
                 "Dir::Etc \"{at}/etc\";\nDir::Etc::parts \"/etc/apt/apt.conf.d\";\nDir::State \"{at}/state\";\n\
                  Dir::Cache \"{at}/cache\";\nDir::State::status \"{at}/status\";\nAPT::Sandbox::User \"root\";\n\
-                 APT::Install-Recommends \"false\";\nAPT::Get::List-Cleanup \"false\";\n"
+                 APT::Install-Recommends \"false\";\nAPT::Get::List-Cleanup \"false\";\nAcquire::Retries \"3\";\n"
             ),
         )?;
         fs::write(
