@@ -206,30 +206,6 @@ fn the_end_of_the_first_process_takes_execs_along_and_their_exits_are_told_first
     shut_down(&served.socket);
 }
 
-#[test]
-fn limits_are_changed_while_the_container_runs() {
-    let mut served = Served::start(|id, config| config["linux"]["cgroupsPath"] = format!("/{id}").into());
-    let limit = |bytes: u64| serde_json::json!({"memory": {"limit": bytes}}).to_string().into_bytes();
-    let type_url = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".to_owned();
-    let resources = Some(Any { type_url, value: limit(64 << 20) });
-    let update = pb::UpdateTaskRequest { id: served.id.clone(), resources, ..Default::default() };
-    call::<()>(&mut served.client, "Update", &update).unwrap();
-    let stats: pb::StatsResponse =
-        call(&mut served.client, "Stats", &pb::StatsRequest { id: served.id.clone() }).unwrap();
-    let stats = stats.stats.unwrap();
-    let found = if stats.type_url.contains("v1") {
-        let metrics: tare_proto::io::containerd::cgroups::v1::Metrics =
-            any::unpack(&stats, "io.containerd.cgroups.v1.Metrics").unwrap().unwrap();
-        metrics.memory.unwrap().usage.unwrap().limit
-    } else {
-        let metrics: tare_proto::io::containerd::cgroups::v2::Metrics =
-            any::unpack(&stats, "io.containerd.cgroups.v2.Metrics").unwrap().unwrap();
-        metrics.memory.unwrap().usage_limit
-    };
-    assert_eq!(found, 64 << 20);
-    served.end();
-}
-
 /// The options' cgroup is the shim's, and only the shim's.
 #[test]
 fn a_shim_is_put_into_the_cgroup_that_the_options_name() {

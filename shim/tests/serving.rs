@@ -71,6 +71,14 @@ fn what_is_not_there_is_refused_in_the_words_that_clients_know() {
 
 #[test]
 fn a_container_lives_from_create_to_delete_and_waiters_hear_its_code() {
+    // crun refuses machines with both kinds of cgroups.
+    for runtime in [programs::tare("tare").unwrap(), programs::peer("newer", "runc").unwrap()] {
+        eprintln!("{}", runtime.display());
+        live(&runtime);
+    }
+}
+
+fn live(runtime: &Path) {
     let pod = Pod::new();
     let id = pod.id("life");
     let bundle = pod.bundle(&id, &config("exit 7"));
@@ -82,7 +90,7 @@ fn a_container_lives_from_create_to_delete_and_waiters_hear_its_code() {
         id: id.clone(),
         bundle: bundle.display().to_string(),
         stdout: format!("file://{}", log.display()),
-        options: options(),
+        options: options_of(runtime),
         ..Default::default()
     };
     let created: pb::CreateTaskResponse = call(&mut client, "Create", &create).unwrap();

@@ -9,7 +9,7 @@ use prost_types::Any;
 use tare_proto::any;
 use tare_proto::io::containerd::cgroups::{v1, v2};
 
-use super::{Cgroups, table};
+use super::{Cgroups, io, table};
 
 /// The metrics of these cgroups; none if they are gone.
 pub fn of(cgroups: &Cgroups) -> Option<Any> {
@@ -17,7 +17,7 @@ pub fn of(cgroups: &Cgroups) -> Option<Any> {
         return None;
     }
     Some(match &cgroups.unified {
-        Some(folder) => any::pack("io.containerd.cgroups.unified.Metrics", &unified(folder)),
+        Some(folder) => any::pack("io.containerd.cgroups.v2.Metrics", &unified(folder)),
         None => any::pack("io.containerd.cgroups.v1.Metrics", &hierarchies(cgroups)),
     })
 }
@@ -38,6 +38,13 @@ fn hierarchies(cgroups: &Cgroups) -> v1::Metrics {
         metrics.pids = Some(v1::PidsStat {
             current: number(folder, "pids.current"),
             limit: if limit == u64::MAX { 0 } else { limit },
+        });
+    }
+    if let Some(folder) = cgroups.controller("blkio") {
+        metrics.blkio = Some(v1::BlkIoStat {
+            io_service_bytes_recursive: io::by_operation(folder, "blkio.throttle.io_service_bytes_recursive"),
+            io_serviced_recursive: io::by_operation(folder, "blkio.throttle.io_serviced_recursive"),
+            ..v1::BlkIoStat::default() // schedulers that kernels have no more
         });
     }
     if let Some(folder) = cgroups.controller("cpuacct") {
@@ -133,7 +140,7 @@ fn unified(folder: &Path) -> v2::Metrics {
             nr_periods: cpu("nr_periods"),
             nr_throttled: cpu("nr_throttled"),
             throttled_usec: cpu("throttled_usec"),
-            psi: None,
+            psi: io::pressure(folder, "cpu.pressure"),
         }),
         memory: Some(v2::MemoryStat {
             anon: memory("anon"),
@@ -159,7 +166,21 @@ fn unified(folder: &Path) -> v2::Metrics {
             swap_usage: number(folder, "memory.swap.current"),
             swap_limit: number(folder, "memory.swap.max"),
             max_usage: number(folder, "memory.peak"),
-            ..v2::MemoryStat::default()
+            swap_max_usage: number(folder, "memory.swap.peak"),
+            anon_thp: memory("anon_thp"),
+            workingset_refault: memory("workingset_refault_anon") + memory("workingset_refault_file"),
+            workingset_activate: memory("workingset_activate_anon") + memory("workingset_activate_file"),
+            workingset_nodereclaim: memory("workingset_nodereclaim"),
+            pgrefill: memory("pgrefill"),
+            pgscan: memory("pgscan"),
+            pgsteal: memory("pgsteal"),
+            pgactivate: memory("pgactivate"),
+            pgdeactivate: memory("pgdeactivate"),
+            pglazyfree: memory("pglazyfree"),
+            pglazyfreed: memory("pglazyfreed"),
+            thp_fault_alloc: memory("thp_fault_alloc"),
+            thp_collapse_alloc: memory("thp_collapse_alloc"),
+            psi: io::pressure(folder, "memory.pressure"),
         }),
         memory_events: Some(v2::MemoryEvents {
             low: events("low"),
@@ -168,6 +189,7 @@ fn unified(folder: &Path) -> v2::Metrics {
             oom: events("oom"),
             oom_kill: events("oom_kill"),
         }),
-        ..v2::Metrics::default()
+        io: Some(v2::IoStat { usage: io::by_device(folder), psi: io::pressure(folder, "io.pressure") }),
+        ..v2::Metrics::default() // RDMA and huge pages
     }
 }

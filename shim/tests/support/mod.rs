@@ -42,30 +42,28 @@ impl Pod {
         bundle
     }
 
+    fn command(&self, id: &str, verb: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_containerd-shim-tare-v2"));
+        command.args(["-namespace", "tare-serving", "-publish-binary", "", "-id", id, "-address"]);
+        command.arg(self.dir.path().join("d.sock")).arg(verb).env_remove("TTRPC_ADDRESS");
+        command.current_dir(self.dir.path().join(id)).stdin(Stdio::null());
+        command
+    }
+
     pub fn shim(&self, id: &str, verb: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_containerd-shim-tare-v2"))
-            .args(["-namespace", "tare-serving", "-publish-binary", "", "-id", id, "-address"])
-            .arg(self.dir.path().join("d.sock"))
-            .arg(verb)
-            .env_remove("TTRPC_ADDRESS")
-            .current_dir(self.dir.path().join(id))
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+        self.command(id, verb).output().unwrap()
+    }
+
+    /// Starts a shim that tells its events at a socket.
+    pub fn start_with_events(&self, id: &str, events: &Path) -> PathBuf {
+        let out = self.command(id, "start").env("TTRPC_ADDRESS", events).output().unwrap();
+        assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");
+        PathBuf::from(String::from_utf8(out.stdout).unwrap().strip_prefix("unix://").unwrap())
     }
 
     /// Starts a shim with options on standard input, as daemons give them.
     pub fn start_with(&self, id: &str, options: &prost_types::Any) -> PathBuf {
-        let mut start = Command::new(env!("CARGO_BIN_EXE_containerd-shim-tare-v2"))
-            .args(["-namespace", "tare-serving", "-id", id, "-address"])
-            .arg(self.dir.path().join("d.sock"))
-            .arg("start")
-            .env_remove("TTRPC_ADDRESS")
-            .current_dir(self.dir.path().join(id))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut start = self.command(id, "start").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         start.stdin.take().unwrap().write_all(&prost::Message::encode_to_vec(options)).unwrap();
         let out = start.wait_with_output().unwrap();
         assert!(out.status.success(), "{out:?}");
