@@ -1,4 +1,5 @@
-//! What `tare` tells of a running container beside what runc tells of the same: statistics, processes, lists.
+//! What `tare` tells of a running container beside what runc tells of the same: statistics, processes, lists; and what
+//! updates do.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -66,6 +67,33 @@ impl Running {
         let out = self.command(words).output().unwrap();
         assert!(out.status.success(), "{words:?}: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8(out.stdout).unwrap()
+    }
+
+    /// What the files of its cgroups say, whatever version they are of.
+    fn limits(&self) -> Vec<(&'static str, String)> {
+        let files = [
+            ("memory", "memory.limit_in_bytes"),
+            ("memory", "memory.memsw.limit_in_bytes"),
+            ("memory", "memory.soft_limit_in_bytes"),
+            ("cpu", "cpu.cfs_quota_us"),
+            ("cpu", "cpu.cfs_period_us"),
+            ("cpu", "cpu.shares"),
+            ("pids", "pids.max"),
+            ("cpuset", "cpuset.cpus"),
+            ("cpuset", "cpuset.mems"),
+            ("", "memory.max"),
+            ("", "memory.swap.max"),
+            ("", "memory.low"),
+            ("", "cpu.max"),
+            ("", "cpu.weight"),
+        ];
+        let value = |(controller, file)| -> Option<(&'static str, String)> {
+            let path = std::path::Path::new("/sys/fs/cgroup").join(controller).join(&self.cgroup).join(file);
+            Some((file, fs::read_to_string(path).ok()?))
+        };
+        let limits: Vec<_> = files.into_iter().filter_map(value).collect();
+        assert!(limits.len() >= 6, "{limits:?}");
+        limits
     }
 
     fn pid(&self) -> u64 {
@@ -178,4 +206,38 @@ fn processes_and_containers_are_listed_as_runc_lists_them() {
         (header(&table), header(&own), header(&running.ok(&["list"])), places_of_list)
     });
     assert_eq!(all[0], all[1]);
+}
+
+#[test]
+fn updates_have_runcs_effect() {
+    let resources = json!({
+        "memory": {"limit": 64 << 20, "swap": 96 << 20}, "cpu": {"quota": 20_000, "period": 50_000, "shares": 100},
+        "pids": {"limit": 20},
+    });
+    let all = both(&json!(["/bin/sleep", "1000"]), &resources).map(|running| {
+        let json = running.dir.path().join("resources.json");
+        fs::write(&json, json!({"memory": {"reservation": 9 << 20}, "cpu": {"shares": 300, "cpus": "0"}}).to_string())
+            .unwrap();
+        let json = json.display().to_string();
+        let updates: [&[&str]; 10] = [
+            &["--memory", "32M"],
+            &["--memory", "128M", "--memory-swap", "200M"],
+            &["--memory-swap", "256M"],
+            &["--memory-reservation", "16M"],
+            &["--cpu-quota", "30000"],
+            &["--cpu-period", "60000"],
+            &["--cpu-share", "200"],
+            &["--pids-limit", "30"],
+            &["--cpuset-cpus", "0", "--cpuset-mems", "0"],
+            &["--resources", &json],
+        ];
+        updates.map(|update| {
+            running.ok(&[&["update"], update, &["box"]].concat());
+            (update[0].to_owned(), running.limits())
+        })
+    });
+    for ((update, ours), (_, mut theirs)) in all[0].iter().zip(all[1].clone()) {
+        theirs.retain(|(file, _)| ours.iter().any(|(ours, _)| ours == file)); // no cgroup on version 1 without a limit
+        assert_eq!(ours, &theirs, "{update}");
+    }
 }

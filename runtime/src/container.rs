@@ -105,6 +105,9 @@ impl Container {
             }
             _ => None,
         };
+        if let (Some(cgroup), Some(owner)) = (&cgroup, cgroup_owner(&bundle)) {
+            cgroup.delegate(owner)?;
+        }
         let join = cgroup.as_ref().map(Cgroup::join).transpose()?.unwrap_or_default();
         let into = join.into.as_ref().map(std::os::fd::AsFd::as_fd);
         let socket = options.pidfd_socket.as_ref();
@@ -282,6 +285,24 @@ fn cgroup_place(global: &Global, linux: &spec::Linux, id: &Id) -> Result<(Option
             (Some(unit.cgroup()?), Some(unit))
         }
     })
+}
+
+/// Who on the host gets the cgroup: the user that the container's first process is, if it can write to its cgroups and sees
+/// no others. Root owns it anyway.
+fn cgroup_owner(bundle: &Bundle) -> Option<u32> {
+    bundle.namespace("cgroup").filter(|namespace| namespace.path.is_empty())?;
+    let writable = |mount: &spec::Mount| {
+        matches!(mount.kind.as_str(), "cgroup" | "cgroup2") && !mount.options.iter().any(|word| word == "ro")
+    };
+    bundle.spec.mounts.iter().any(writable).then_some(())?;
+    let (uid, linux) = (bundle.process().user.uid, bundle.linux());
+    if rootless::inside_own() || bundle.namespace("user").is_none() {
+        return (uid != 0).then_some(uid); // as we see it too
+    }
+    let mapping =
+        |mapping: &&spec::IdMapping| uid.checked_sub(mapping.container_id).is_some_and(|above| above < mapping.size);
+    let mapping = linux.uid_mappings.iter().find(mapping)?;
+    Some(mapping.host_id + (uid - mapping.container_id))
 }
 
 /// What is written down before anything is made.

@@ -35,6 +35,7 @@ pub use stats::Stats;
 pub use v2::{unified_memory_swap, weight_from_shares};
 
 use crate::error::Failed;
+use crate::spec::Resources;
 
 /// Why a cgroup cannot be had or used.
 #[derive(Debug, thiserror::Error)]
@@ -188,6 +189,29 @@ impl Cgroup {
         }
     }
 
+    /// Adds to an update the limits that those in it depend on, as they are now: the period of a quota and the quota of a
+    /// period, and the limit that one on memory and swap together includes.
+    pub fn complete(&self, resources: &mut Resources) {
+        let (quota, period, memory) = match &self.path {
+            CgroupPath::V1 { hierarchies } => v1::present(hierarchies),
+            CgroupPath::V2 { path, .. } => v2::present(path),
+        };
+        if let Some(cpu) = &mut resources.cpu {
+            let given = (cpu.quota.is_some_and(|quota| quota != 0), cpu.period.is_some_and(|period| period != 0));
+            match given {
+                (true, false) => cpu.period = period,
+                (false, true) => cpu.quota = quota,
+                _ => {}
+            }
+        }
+        if let Some(limits) = &mut resources.memory
+            && limits.swap.is_some_and(|swap| swap > 0)
+            && limits.limit.is_none_or(|limit| limit == 0)
+        {
+            limits.limit = memory;
+        }
+    }
+
     /// Sets other limits. Devices are not changed: runtimes before us never did, and `settings` made for an update lack them.
     pub fn update(&self, settings: &Settings) -> Result<(), Error> {
         match &self.path {
@@ -251,7 +275,6 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
-    use crate::spec::Resources;
 
     /// A cgroup of its own for each test, on whatever version this host has.
     fn path(name: &str) -> CgroupPath {

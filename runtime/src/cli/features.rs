@@ -23,7 +23,7 @@ pub fn main(_: &Global, words: &[String]) -> Result<i32, Error> {
         "linux": {
             "namespaces": plan::namespace_kinds().collect::<Vec<_>>(),
             "capabilities": capability::NAMES,
-            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": false, "rdma": false},
+            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": false},
             "seccomp": {
                 "enabled": true,
                 "actions": seccomp::actions().collect::<Vec<_>>(),

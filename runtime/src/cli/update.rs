@@ -36,7 +36,7 @@ const FLAGS: &[Flag] = &[
 pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
     let parsed = parse(words, FLAGS, Order::Anywhere)?;
     let id = only_id("update", &parsed.words)?;
-    let resources = resources(global, &parsed)?;
+    let mut resources = resources(global, &parsed)?;
     let entry = StateDir::open(&global.root, &id)?;
     let state = entry.read()?;
     if matches!(state.status(&entry), Status::Stopped | Status::Creating) {
@@ -45,11 +45,13 @@ pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
     let Some(path) = &state.cgroup else {
         return Err(Error::Refused("cannot update a container without cgroups".into()));
     };
+    let cgroup = Cgroup::open(path.clone());
+    cgroup.complete(&mut resources);
     let settings = Settings::for_update(path, &resources)?; // refused by field name before anything is changed
     if let Some(unit) = &state.unit {
         unit.set_limits(&resources, path.is_version_1())?;
     }
-    Cgroup::open(path.clone()).update(&settings)?;
+    cgroup.update(&settings)?;
     Ok(0)
 }
 

@@ -70,6 +70,17 @@ fn needed(hierarchy: &Hierarchy, settings: &Settings) -> bool {
         || settings.writes.iter().any(|write| hierarchy.has(write.controller))
 }
 
+/// The quota and period of processor time, and the limit of memory, as they are now.
+pub fn present(hierarchies: &[Hierarchy]) -> (Option<i64>, Option<u64>, Option<i64>) {
+    let text = |controller: &str, name: &str| file::read(&with(hierarchies, controller)?.path.join(name)).ok();
+    let number = |controller: &str, name: &str| text(controller, name)?.parse::<i64>().ok();
+    (
+        number("cpu", "cpu.cfs_quota_us"),
+        number("cpu", "cpu.cfs_period_us").and_then(|period| period.try_into().ok()),
+        number("memory", "memory.limit_in_bytes"),
+    )
+}
+
 pub fn update(hierarchies: &[Hierarchy], settings: &Settings) -> Result<(), Error> {
     if let (Some(limit), Some(memory)) = (settings.check_memory, with(hierarchies, "memory"))
         && let Some(usage) = file::number(&memory.path.join("memory.usage_in_bytes")).filter(|usage| *usage > limit)

@@ -134,6 +134,15 @@ fn set(path: &Path, write: &Setting) -> Result<(), (PathBuf, Errno)> {
     }
 }
 
+/// The quota and period of processor time, and the limit of memory, as they are now.
+pub fn present(path: &Path) -> (Option<i64>, Option<u64>, Option<i64>) {
+    let number = |text: &str| if text == "max" { Some(-1) } else { text.parse::<i64>().ok() };
+    let cpu = file::read(&path.join("cpu.max")).unwrap_or_default();
+    let (quota, period) = cpu.split_once(' ').unwrap_or_default();
+    let memory = file::read(&path.join("memory.max")).ok();
+    (number(quota), period.parse().ok(), memory.and_then(|text| number(&text)))
+}
+
 pub fn update(path: &Path, settings: &Settings) -> Result<(), Error> {
     if let Some(limit) = settings.check_memory
         && let Some(usage) = file::number(&path.join("memory.current")).filter(|usage| *usage > limit)
