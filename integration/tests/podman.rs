@@ -91,9 +91,8 @@ fn a_process_more_has_its_terminal_user_and_exit_code() {
     assert_eq!(node.sh("exec --user 65534 --workdir /tmp --env A=b box", "id -u; pwd; echo $A"), "65534\n/tmp\nb");
     assert_eq!(node.ok("exec -t box tty"), "/dev/pts/0");
     assert_eq!(node.out("exec box sh -c", Some("exit 7")).status.code(), Some(7));
-    let missing = "Error: tare: unable to start container process: exec: \"nope\": executable file not found in $PATH: OCI \
-                   runtime attempted to invoke a command that was not found";
-    assert_eq!(node.fails("exec box nope"), (127, missing.into()));
+    let (code, said) = node.fails("exec box nope");
+    assert!(code == 127 && said.contains("exec: \"nope\": executable file not found in $PATH"), "{code}: {said}");
     node.ok("exec -d box touch /tmp/detached");
     while !node.out("exec box ls /tmp/detached", None).status.success() {}
     assert_eq!(node.ok("run --rm -t IMAGE tty"), "/dev/pts/0");

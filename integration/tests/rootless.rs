@@ -1,7 +1,9 @@
-//! `tare` without root, for a user who has nothing but their own id.
+//! `tare` without root: on this machine for a user who has nothing but their own id, in the QEMU guest for one who has
+//! subordinate ids, a delegated cgroup and a systemd of their own.
 
 use std::fs;
 use std::os::unix::fs::{chown, symlink};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
@@ -17,7 +19,7 @@ struct Home {
 }
 
 impl Home {
-    fn new() -> Home {
+    fn new(owner: u32) -> Home {
         let dir = tempfile::Builder::new().prefix("tare-rootless.").tempdir().unwrap();
         let home = Home { dir };
         let rootfs = home.path("bundle/rootfs");
@@ -30,7 +32,7 @@ impl Home {
             symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }
         fs::copy(programs::tare("tare").unwrap(), home.path("tare")).unwrap();
-        let chowned = Command::new("chown").arg("-hR").arg(format!("{USER}:{USER}")).arg(home.dir.path()).status();
+        let chowned = Command::new("chown").arg("-hR").arg(format!("{owner}:{owner}")).arg(home.dir.path()).status();
         assert!(chowned.unwrap().success());
         home
     }
@@ -87,7 +89,7 @@ impl Home {
 
 #[test]
 fn a_user_runs_looks_into_and_ends_a_container() {
-    let home = Home::new();
+    let home = Home::new(USER);
     home.configure(|_| {});
     home.ok("create box", None);
     assert!(home.ok("state box", None).contains("\"status\": \"created\""));
@@ -110,7 +112,7 @@ fn a_user_runs_looks_into_and_ends_a_container() {
 
 #[test]
 fn what_a_user_may_not_is_told_before_anything_is_made() {
-    let home = Home::new();
+    let home = Home::new(USER);
     home.configure(|config| config["linux"]["resources"] = json!({"memory": {"limit": 10_000_000}}));
     let why = "linux.resources.memory: a limit needs a cgroup, and none may be made here without root (is one delegated to \
                this user?)";
@@ -129,7 +131,7 @@ fn what_a_user_may_not_is_told_before_anything_is_made() {
 /// podman and rootlesskit make the user namespace themselves, and are root in it.
 #[test]
 fn root_of_a_user_namespace_needs_no_other_one() {
-    let home = Home::new();
+    let home = Home::new(USER);
     home.configure(|config| {
         config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "user");
         config["linux"].as_object_mut().unwrap().retain(|key, _| !key.ends_with("idMappings"));
@@ -146,3 +148,63 @@ fn root_of_a_user_namespace_needs_no_other_one() {
     let error = fs::read_to_string(home.path("run/err")).unwrap_or_default() + &String::from_utf8_lossy(&output.stderr);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "0\n", "{error}");
 }
+
+#[test]
+fn a_user_with_ids_and_a_cgroup_of_their_own_sets_limits() {
+    let home = Home::new(0);
+    let config = json!({
+        "ociVersion": "1.2.0",
+        "root": {"path": "rootfs"},
+        "process": {
+            "user": {"uid": 0, "gid": 0, "additionalGids": [7]}, "args": ["/bin/sleep", "1000"], "env": ["PATH=/bin"], "cwd": "/",
+        },
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"]},
+        ],
+        "linux": {
+            "uidMappings": [
+                {"containerID": 0, "hostID": 1000, "size": 1}, {"containerID": 1, "hostID": 100_000, "size": 65_536},
+            ],
+            "gidMappings": [
+                {"containerID": 0, "hostID": 1000, "size": 1}, {"containerID": 1, "hostID": 100_000, "size": 65_536},
+            ],
+            "namespaces": [{"type": "user"}, {"type": "mount"}, {"type": "pid"}, {"type": "cgroup"}],
+            "resources": {"memory": {"limit": 67_108_864}, "pids": {"limit": 50}},
+        },
+    });
+    fs::write(home.path("bundle/config.json"), config.to_string()).unwrap();
+    fs::write(home.path("test.sh"), include_str!("rootless.sh")).unwrap();
+    let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/run");
+    let mut run = Command::new(guest);
+    run.args(["--timeout", "180", "--share", &format!("{}=box", home.dir.path().display())]);
+    let script = "cp -a /share/box /home/user/box && chown -hR user:user /home/user/box && exec systemd-run --quiet --user \
+                  -M user@ --wait --pipe -p Delegate=yes -p WorkingDirectory=/home/user/box bash test.sh";
+    let output = run.args(["--", "bash", "-c", script]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}: {said}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    assert_eq!(said, EXPECTED);
+}
+
+/// By files first, by systemd then.
+const EXPECTED: &str = "\
+it runs:
+its ids: 0 1000 1 1 100000 65536
+its cgroup: 0::/
+its limits: 67108864 50
+may have cgroups below: yes
+updated: 33554432
+paused: 1
+statistics: \"limit\":33554432
+left over: (status 2)
+it runs:
+its ids: 0 1000 1 1 100000 65536
+its cgroup: 0::/
+its limits: 67108864 50
+may have cgroups below: yes
+updated: 33554432
+paused: 1
+statistics: \"limit\":33554432
+left over: (status 2)
+";
