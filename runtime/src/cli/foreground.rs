@@ -163,6 +163,7 @@ impl Copier {
         if let Some(before) = &copier.before {
             let mut raw = before.clone();
             raw.make_raw();
+            raw.output_modes = before.output_modes; // what we copy ends its lines as any program does: see child/terminal.rs
             tcsetattr(stdin, OptionalActions::Now, &raw).doing(|| "making the terminal raw".into())?;
             copier.resize();
         }

@@ -95,7 +95,7 @@ fn for_nobody_special(spec: &mut Value, uid: u32, gid: u32) {
             *mount = json!({"destination": "/sys", "type": "none", "source": "/sys",
                 "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]});
         }
-        if let Some(options) = mount["options"].as_array_mut() {
+        if let Some(options) = mount.get_mut("options").and_then(Value::as_array_mut) {
             options.retain(|option| option != "gid=5");
         }
     }

@@ -3,6 +3,7 @@
 mod bundle;
 mod crash;
 mod defaults;
+mod features;
 mod handed_over;
 mod hostile;
 mod life_cycle;
