@@ -117,7 +117,7 @@ fn launch(kind: Kind, dir: &Path) -> Result<Child> {
     let (root, state) = (dir.join("root"), dir.join("state"));
     let mut command = match kind {
         Kind::Tared => {
-            let mut command = Command::new(programs::tare("tared")?);
+            let mut command = inside(dir, &programs::tare("tared")?);
             command.arg("--root").arg(root).arg("--state").arg(state).arg("--address").arg(socket(dir));
             let config = dir.join("config.toml");
             if config.exists() {
@@ -150,6 +150,18 @@ fn launch(kind: Kind, dir: &Path) -> Result<Child> {
         .stderr(log)
         .spawn()
         .with_context(|| format!("starting {kind:?}"))
+}
+
+/// A program in the network namespace that a test has named in the file `netns`, if it has.
+fn inside(dir: &Path, program: &Path) -> Command {
+    match fs::read_to_string(dir.join("netns")) {
+        Ok(name) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net=/run/netns/{name}")).arg("--").arg(program);
+            command
+        }
+        Err(_) => Command::new(program),
+    }
 }
 
 /// Our programs first, then the peer's.

@@ -2,6 +2,9 @@
 //! the field's validation count on.
 
 mod container;
+mod many;
+mod network;
 mod node;
 mod pod;
 mod restart;
+mod security;

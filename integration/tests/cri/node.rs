@@ -14,14 +14,35 @@ use tare_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-pub struct Node {
-    pub daemon: Daemon,
+/// What a client has of a node; [`Node`] has the daemon too.
+pub struct Client {
     pub client: RuntimeServiceClient<Channel>,
     pub image: String,
     /// Part of every name here, so that what is left behind is found.
     pub mark: String,
+    logs: PathBuf,
+    log: PathBuf,
+}
+
+pub struct Node {
+    pub daemon: Daemon,
     pub dir: TempDir,
+    client: Client,
     _registry: Registry,
+}
+
+impl std::ops::Deref for Node {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl std::ops::DerefMut for Node {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
 }
 
 impl Node {
@@ -31,8 +52,12 @@ impl Node {
 
     /// With more lines for the configuration file.
     pub async fn with(config: &str) -> Node {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::Builder::new().prefix("tare-cri.").tempdir().unwrap();
+        Node::at(dir, config).await
+    }
+
+    pub async fn at(dir: TempDir, config: &str) -> Node {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         let registry = Registry::start(dir.path()).unwrap();
         registry.push("busybox", "latest", &image::busybox().unwrap()).unwrap();
         if !config.is_empty() {
@@ -40,19 +65,41 @@ impl Node {
         }
         let daemon = Daemon::start(Kind::Tared, dir.path()).unwrap();
         let image = registry.reference("busybox:latest");
+        // Release 1.6 fetches by itself: the daemon may be where no registry is.
         let pull = ["-n", "k8s.io", "image", "pull", "--plain-http", &image];
-        let pulled = daemon.ctr("newer").unwrap().args(pull).output().unwrap();
+        let pulled = daemon.ctr("bookworm").unwrap().args(pull).output().unwrap();
         assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
         let mark = format!("tarecri{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let client = connect(daemon.socket()).await;
-        Node { daemon, client, image, mark, dir, _registry: registry }
+        let (logs, log) = (dir.path().join("logs"), dir.path().join("log"));
+        Node { daemon, client: Client { client, image, mark, logs, log }, dir, _registry: registry }
     }
 
     pub async fn crash_and_restart(&mut self) {
         self.daemon.crash_and_restart().unwrap();
-        self.client = connect(self.daemon.socket()).await;
+        self.client.client = connect(self.daemon.socket()).await;
     }
 
+    /// Ends the daemon, and checks that nothing of the node is left.
+    pub fn end(self) {
+        let (private, mark) = (self.dir.path().display().to_string(), self.client.mark.clone());
+        for folder in ["state/io.containerd.grpc.v1.cri", "root/io.containerd.grpc.v1.cri"] {
+            for kind in ["sandboxes", "containers"] {
+                assert_eq!(entries(&self.dir.path().join(folder).join(kind)), 0, "{folder}/{kind}");
+            }
+        }
+        for bundles in ["io.containerd.runtime.v2.task", "io.containerd.sandbox.controller.v1.shim"] {
+            assert_eq!(entries(&self.dir.path().join("state").join(bundles).join("k8s.io")), 0, "{bundles}");
+        }
+        drop(self.daemon);
+        drop(self._registry);
+        cgroups_of_the_kubelet(&mark);
+        let left = Inventory::settled(&[&private, &mark]);
+        assert!(left.is_empty(), "{left:#?}");
+    }
+}
+
+impl Client {
     /// A pod in the host's network: it needs no plugins.
     pub fn pod(&self, name: &str) -> pb::PodSandboxConfig {
         let options = pb::NamespaceOption { network: pb::NamespaceMode::Node.into(), ..Default::default() };
@@ -70,7 +117,7 @@ impl Node {
         };
         pb::PodSandboxConfig {
             metadata: Some(metadata),
-            log_directory: self.logs().display().to_string(),
+            log_directory: self.logs.display().to_string(),
             labels: HashMap::from([("app".into(), name.into())]),
             annotations: HashMap::from([("note".into(), "x".into())]),
             linux: Some(linux),
@@ -88,14 +135,30 @@ impl Node {
         }
     }
 
+    /// Another one on the same connection.
+    pub fn share(&self) -> Client {
+        Client {
+            client: self.client.clone(),
+            image: self.image.clone(),
+            mark: self.mark.clone(),
+            logs: self.logs.clone(),
+            log: self.log.clone(),
+        }
+    }
+
+    /// The daemon's log.
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     pub fn logs(&self) -> PathBuf {
-        self.dir.path().join("logs")
+        self.logs.clone()
     }
 
     pub async fn run(&mut self, config: pb::PodSandboxConfig) -> String {
         let request = pb::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
         let answer = self.client.run_pod_sandbox(request).await;
-        answer.unwrap_or_else(|error| panic!("{error}\n{}", self.daemon.log())).into_inner().pod_sandbox_id
+        answer.unwrap_or_else(|error| panic!("{error}\n{}", self.said())).into_inner().pod_sandbox_id
     }
 
     pub async fn create(&mut self, pod: &str, config: pb::ContainerConfig) -> Result<String, tonic::Status> {
@@ -109,7 +172,7 @@ impl Node {
 
     pub async fn start_container(&mut self, id: &str) {
         let started = self.client.start_container(pb::StartContainerRequest { container_id: id.into() }).await;
-        started.unwrap_or_else(|error| panic!("{error}\n{}", self.daemon.log()));
+        started.unwrap_or_else(|error| panic!("{error}\n{}", self.said()));
     }
 
     /// Created and started.
@@ -156,7 +219,7 @@ impl Node {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        panic!("container {id} does not end:\n{}", self.daemon.log());
+        panic!("container {id} does not end:\n{}", self.said());
     }
 
     pub async fn stop_container(&mut self, id: &str, timeout: i64) {
@@ -170,12 +233,12 @@ impl Node {
 
     pub async fn stop(&mut self, pod: &str) {
         let stopped = self.client.stop_pod_sandbox(pb::StopPodSandboxRequest { pod_sandbox_id: pod.into() }).await;
-        stopped.unwrap_or_else(|error| panic!("{error}\n{}", self.daemon.log()));
+        stopped.unwrap_or_else(|error| panic!("{error}\n{}", self.said()));
     }
 
     pub async fn remove(&mut self, pod: &str) {
         let removed = self.client.remove_pod_sandbox(pb::RemovePodSandboxRequest { pod_sandbox_id: pod.into() }).await;
-        removed.unwrap_or_else(|error| panic!("{error}\n{}", self.daemon.log()));
+        removed.unwrap_or_else(|error| panic!("{error}\n{}", self.said()));
     }
 
     pub async fn pods(&mut self) -> Vec<pb::PodSandbox> {
@@ -185,24 +248,6 @@ impl Node {
     pub async fn containers(&mut self, filter: pb::ContainerFilter) -> Vec<pb::Container> {
         let request = pb::ListContainersRequest { filter: Some(filter) };
         self.client.list_containers(request).await.unwrap().into_inner().containers
-    }
-
-    /// Ends the daemon, and checks that nothing of the node is left.
-    pub fn end(self) {
-        let (private, mark) = (self.dir.path().display().to_string(), self.mark.clone());
-        for folder in ["state/io.containerd.grpc.v1.cri", "root/io.containerd.grpc.v1.cri"] {
-            for kind in ["sandboxes", "containers"] {
-                assert_eq!(entries(&self.dir.path().join(folder).join(kind)), 0, "{folder}/{kind}");
-            }
-        }
-        for bundles in ["io.containerd.runtime.v2.task", "io.containerd.sandbox.controller.v1.shim"] {
-            assert_eq!(entries(&self.dir.path().join("state").join(bundles).join("k8s.io")), 0, "{bundles}");
-        }
-        drop(self.daemon);
-        drop(self._registry);
-        cgroups_of_the_kubelet(&mark);
-        let left = Inventory::settled(&[&private, &mark]);
-        assert!(left.is_empty(), "{left:#?}");
     }
 }
 

@@ -46,6 +46,12 @@ impl Network {
         let lists = self.load()?;
         let _adding = self.collecting.read().await;
         let mut network = PodNetwork::default();
+        // Before anything is written down: what no plugin made none can be asked to take away.
+        for list in &lists {
+            for plugin in &list.plugins {
+                plugin::find(&self.settings.bin_dirs, &plugin.program).map_err(|error| of(list, &error))?;
+            }
+        }
         for (n, list) in lists.iter().enumerate() {
             let interface = format!("eth{n}");
             let result = match self.add_one(list, pod, &interface).await {

@@ -15,15 +15,18 @@ pub mod config;
 mod container;
 mod events;
 pub mod exec;
+mod fifo;
 mod folders;
 mod image;
 mod network;
 mod pod;
+mod process;
 mod record;
 mod recover;
 mod rows;
 mod runtime;
 mod spec;
+mod stats;
 mod status;
 pub mod streaming;
 mod sync;
@@ -73,6 +76,7 @@ pub struct Cri {
     counted: image::Counted,
     /// Known once it listens.
     streams: Arc<OnceLock<streaming::Server>>,
+    samples: stats::Samples,
     told: broadcast::Sender<pb::ContainerEventResponse>,
 }
 
@@ -89,6 +93,7 @@ impl Cri {
             catalog: image::Catalog::default(),
             counted: image::Counted::default(),
             streams: Arc::default(),
+            samples: stats::Samples::default(),
             told: broadcast::Sender::new(events::BACKLOG),
             config: Arc::new(config),
             parts,

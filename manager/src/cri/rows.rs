@@ -113,6 +113,9 @@ pub struct Container {
     pub handler: String,
     #[prost(uint32, tag = "20")]
     pub pid: u32,
+    /// The image's name by digest, if it has one.
+    #[prost(string, tag = "21")]
+    pub image_digest: String,
 }
 
 impl Row for Pod {

@@ -10,10 +10,6 @@ use crate::error::{Error, Result as Outcome};
 
 type Answer<T> = Result<Response<T>, Status>;
 
-fn unserved<T>(method: &str) -> Answer<T> {
-    Err(Error::Unimplemented(format!("RuntimeService.{method}")).into())
-}
-
 /// A list in pieces that fit into messages.
 fn in_pieces<T: Send + 'static, M: Send + 'static>(list: Vec<T>, message: fn(Vec<T>) -> M) -> Response<Answers<M>> {
     const PIECE: usize = 100;
@@ -154,9 +150,10 @@ impl pb::runtime_service_server::RuntimeService for Cri {
 
     async fn reopen_container_log(
         &self,
-        _: Request<pb::ReopenContainerLogRequest>,
+        request: Request<pb::ReopenContainerLogRequest>,
     ) -> Answer<pb::ReopenContainerLogResponse> {
-        unserved("ReopenContainerLog")
+        self.reopen_log(&request.get_ref().container_id).await?;
+        Ok(Response::new(pb::ReopenContainerLogResponse {}))
     }
 
     async fn exec_sync(&self, request: Request<pb::ExecSyncRequest>) -> Answer<pb::ExecSyncResponse> {
@@ -180,40 +177,49 @@ impl pb::runtime_service_server::RuntimeService for Cri {
         Ok(Response::new(pb::PortForwardResponse { url }))
     }
 
-    async fn container_stats(&self, _: Request<pb::ContainerStatsRequest>) -> Answer<pb::ContainerStatsResponse> {
-        unserved("ContainerStats")
+    async fn container_stats(&self, request: Request<pb::ContainerStatsRequest>) -> Answer<pb::ContainerStatsResponse> {
+        let stats = Some(Cri::container_stats(self, &request.get_ref().container_id).await?);
+        Ok(Response::new(pb::ContainerStatsResponse { stats }))
     }
 
     async fn list_container_stats(
         &self,
-        _: Request<pb::ListContainerStatsRequest>,
+        request: Request<pb::ListContainerStatsRequest>,
     ) -> Answer<pb::ListContainerStatsResponse> {
-        unserved("ListContainerStats")
+        let stats = Cri::list_container_stats(self, request.into_inner().filter).await?;
+        Ok(Response::new(pb::ListContainerStatsResponse { stats }))
     }
 
     async fn stream_container_stats(
         &self,
-        _: Request<pb::StreamContainerStatsRequest>,
+        request: Request<pb::StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        unserved("StreamContainerStats")
+        let list = Cri::list_container_stats(self, request.into_inner().filter).await?;
+        Ok(in_pieces(list, |container_stats| pb::StreamContainerStatsResponse { container_stats }))
     }
 
-    async fn pod_sandbox_stats(&self, _: Request<pb::PodSandboxStatsRequest>) -> Answer<pb::PodSandboxStatsResponse> {
-        unserved("PodSandboxStats")
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<pb::PodSandboxStatsRequest>,
+    ) -> Answer<pb::PodSandboxStatsResponse> {
+        let stats = Some(self.pod_stats(&request.get_ref().pod_sandbox_id).await?);
+        Ok(Response::new(pb::PodSandboxStatsResponse { stats }))
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<pb::ListPodSandboxStatsRequest>,
+        request: Request<pb::ListPodSandboxStatsRequest>,
     ) -> Answer<pb::ListPodSandboxStatsResponse> {
-        unserved("ListPodSandboxStats")
+        let stats = self.list_pod_stats(request.into_inner().filter).await?;
+        Ok(Response::new(pb::ListPodSandboxStatsResponse { stats }))
     }
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<pb::StreamPodSandboxStatsRequest>,
+        request: Request<pb::StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        unserved("StreamPodSandboxStats")
+        let list = self.list_pod_stats(request.into_inner().filter).await?;
+        Ok(in_pieces(list, |pod_sandbox_stats| pb::StreamPodSandboxStatsResponse { pod_sandbox_stats }))
     }
 
     async fn update_runtime_config(
@@ -232,7 +238,7 @@ impl pb::runtime_service_server::RuntimeService for Cri {
         &self,
         _: Request<pb::CheckpointContainerRequest>,
     ) -> Answer<pb::CheckpointContainerResponse> {
-        unserved("CheckpointContainer")
+        Err(Error::Unimplemented("checkpointing a container".into()).into())
     }
 
     async fn get_container_events(&self, _: Request<pb::GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {
@@ -243,21 +249,23 @@ impl pb::runtime_service_server::RuntimeService for Cri {
         &self,
         _: Request<pb::ListMetricDescriptorsRequest>,
     ) -> Answer<pb::ListMetricDescriptorsResponse> {
-        unserved("ListMetricDescriptors")
+        Ok(Response::new(pb::ListMetricDescriptorsResponse { descriptors: super::stats::descriptors() }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<pb::ListPodSandboxMetricsRequest>,
     ) -> Answer<pb::ListPodSandboxMetricsResponse> {
-        unserved("ListPodSandboxMetrics")
+        let pod_metrics = self.list_metrics().await?;
+        Ok(Response::new(pb::ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<pb::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        unserved("StreamPodSandboxMetrics")
+        let list = self.list_metrics().await?;
+        Ok(in_pieces(list, |pod_sandbox_metrics| pb::StreamPodSandboxMetricsResponse { pod_sandbox_metrics }))
     }
 
     async fn runtime_config(&self, _: Request<pb::RuntimeConfigRequest>) -> Answer<pb::RuntimeConfigResponse> {

@@ -30,7 +30,7 @@ impl Cri {
         };
         // The nameless handler is the default one.
         let names = std::iter::once("").chain(self.config.runtimes.keys().map(String::as_str));
-        let features = pb::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: true };
+        let features = pb::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
         let handlers = names.map(|name| pb::RuntimeHandler { name: name.into(), features: Some(features) });
         pb::StatusResponse {
             status: Some(pb::RuntimeStatus { conditions: vec![ready("RuntimeReady"), network] }),

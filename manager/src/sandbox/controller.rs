@@ -1,14 +1,16 @@
 //! The sandboxes that were made, by the shims that hold them.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
 use prost_types::{Any, Timestamp};
+use tare_proto::any;
 use tare_proto::containerd::runtime::sandbox::v1 as pb;
 use tare_proto::containerd::types::{Metric, Mount, Platform};
+use tare_proto::runtime::v1::PodSandboxConfig;
 
 use crate::error::Error;
 use crate::names::{Id, Namespace};
@@ -69,6 +71,12 @@ impl Sandboxes {
         let binary = binary(&creation.runtime)?;
         let name = self.inner.table.take(namespace, id, "sandbox")?;
         let bundle = self.inner.bundles.create(namespace, id, creation.spec.as_deref())?;
+        if let Some(gid) = group_of_root(creation.config.as_ref())
+            && let Err(error) = bundle.admit(gid)
+        {
+            remove(namespace, id, &bundle);
+            return Err(error);
+        }
         match self.launch(namespace, id, &binary, &bundle, creation).await {
             Ok(shim) => {
                 let shim = Arc::new(shim);
@@ -234,9 +242,19 @@ impl Sandboxes {
 
     async fn load(&self, namespace: Namespace, id: Id, bundle: Bundle) {
         let connect = async {
+            wait_for_address(&bundle.path).await;
             let shim = Shim::load(&namespace, &id, &bundle).await?;
-            call::<pb::PingResponse>(&shim, "PingSandbox", &pb::PingRequest { sandbox_id: id.to_string() }).await?;
-            Ok(shim)
+            let request = pb::PingRequest { sandbox_id: id.to_string() };
+            match call::<pb::PingResponse>(&shim, "PingSandbox", &request).await {
+                Ok(_) => Ok(shim),
+                // It lives and has no such sandbox: a making that was cut short. Nobody else would ever end it.
+                Err(error) => {
+                    if let Err(left) = shut_down(&shim).await {
+                        tracing::warn!(%namespace, %id, "{left}");
+                    }
+                    Err(error)
+                }
+            }
         };
         let connected = tokio::time::timeout(LOAD, connect)
             .await
@@ -271,6 +289,27 @@ impl Sandboxes {
             inner.table.forget(&shim.namespace, &shim.id, &shim);
         });
     }
+}
+
+/// A daemon that was killed while it started a shim leaves that start under way: it ends with the shim's address in the
+/// bundle, a moment later.
+async fn wait_for_address(bundle: &Path) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const AGAIN: Duration = Duration::from_millis(10);
+    let there = || ["bootstrap.json", "address"].iter().any(|file| bundle.join(file).exists());
+    let wait = async {
+        while !there() {
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, wait).await; // then it was killed before it could start one
+}
+
+/// The host's group for group 0 of a pod with ids of its own.
+fn group_of_root(config: Option<&Any>) -> Option<u32> {
+    let pod: PodSandboxConfig = any::unpack(config?, "runtime.v1.PodSandboxConfig").ok()??;
+    let users = pod.linux?.security_context?.namespace_options?.userns_options?;
+    users.gids.iter().find(|mapping| mapping.container_id == 0).map(|mapping| mapping.host_id)
 }
 
 async fn call<R: Message + Default>(shim: &Shim, method: &str, request: &impl Message) -> Result<R, Error> {

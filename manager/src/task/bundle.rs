@@ -105,8 +105,7 @@ impl Bundles {
 impl Bundle {
     fn fill(&self, spec: Option<&[u8]>) -> io::Result<()> {
         if let Some(gid) = spec.and_then(group_of_root) {
-            std::os::unix::fs::chown(&self.path, None, Some(gid))?;
-            fs::set_permissions(&self.path, Permissions::from_mode(0o710))?;
+            self.let_in(gid)?;
         }
         folder(&self.path.join("rootfs"), 0o711)?;
         folder(&self.work, 0o711)?;
@@ -115,6 +114,19 @@ impl Bundle {
             Some(spec) => fs::write(self.path.join("config.json"), spec),
             None => Ok(()),
         }
+    }
+
+    /// Lets a group pass through to what is in it: that of a user namespace's root.
+    ///
+    /// # Errors
+    /// The folder cannot be changed.
+    pub fn admit(&self, gid: u32) -> Result<(), Error> {
+        self.let_in(gid).map_err(|error| failed("changing", &self.path, &error))
+    }
+
+    fn let_in(&self, gid: u32) -> io::Result<()> {
+        std::os::unix::fs::chown(&self.path, None, Some(gid))?;
+        fs::set_permissions(&self.path, Permissions::from_mode(0o710))
     }
 
     /// Removes the bundle with what is still mounted in it. One that is gone is no error.

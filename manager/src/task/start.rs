@@ -176,12 +176,13 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// Reads what [`Endpoint::save`] wrote.
+    /// Reads what [`Endpoint::save`] wrote; or what the shim itself did, if the daemon was killed before it could.
     ///
     /// # Errors
     /// There is no such file, or it is not one of ours.
     pub fn load(bundle: &Path) -> Result<Endpoint, Error> {
-        let path = bundle.join("bootstrap.json");
+        let saved = bundle.join("bootstrap.json");
+        let path = if saved.exists() { saved } else { bundle.join("address") };
         let bytes = std::fs::read(&path).map_err(|error| Error::io(format!("reading {}", path.display()), &error))?;
         Endpoint::parse(&bytes).map_err(|why| Error::Unknown(format!("reading {}: it {why}", path.display())))
     }

@@ -57,6 +57,19 @@ impl Task {
         self.shim.call(self.service, method, request).await
     }
 
+    /// Calls another service of the shim.
+    ///
+    /// # Errors
+    /// As for [`Task::call`].
+    pub async fn call_of<R: Message + Default>(
+        &self,
+        service: &str,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<R, Error> {
+        self.shim.call(service, method, request).await
+    }
+
     /// How the process ends, once it does. If its shim dies first, what cleaning up found out.
     ///
     /// # Errors

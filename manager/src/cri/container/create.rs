@@ -5,7 +5,6 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use prost_types::Any;
-use rustix::fs::{CWD, FileType, Mode};
 use tare_proto::containerd::services::containers::v1 as containers;
 use tare_proto::containerd::types::Mount;
 use tare_proto::runtime::v1 as pb;
@@ -16,8 +15,8 @@ use super::{stop, volume};
 use crate::cri::record::{Record, off_thread};
 use crate::cri::rows::{Container, ContainerState, Pod, PodState};
 use crate::cri::spec::{self, Given, User};
-use crate::cri::{Cri, events, folders, namespace, new_id, now, required};
-use crate::error::{Doing as _, Error, Result};
+use crate::cri::{Cri, events, fifo, folders, namespace, new_id, now, required};
+use crate::error::{Error, Result};
 use crate::snapshot::OVERLAY;
 
 /// The type of a runtime specification in a container's record.
@@ -34,18 +33,25 @@ impl Cri {
             return Err(Error::FailedPrecondition(format!("sandbox container {:?} is not running", pod.id)));
         }
         check(&config)?;
+        if of.namespaces().userns_options.is_some_and(|users| users.mode() == pb::NamespaceMode::Pod) {
+            // Its layers belong to this host's ids, and nobody shifts them yet.
+            return Err(Error::Unimplemented(
+                "namespace_options.userns_options: containers of a pod with ids of its own".into(),
+            ));
+        }
         let asked = config.image.clone().unwrap_or_default().image;
-        let cri = self.clone();
-        let image = off_thread(move || cri.image(&asked)).await?;
+        let (cri, mounts) = (self.clone(), config.mounts.clone());
+        let (image, mounts) = off_thread(move || Ok((cri.image(&asked)?, cri.with_image_ids(mounts)?))).await?;
         let row = Container {
             id: new_id(),
             pod: pod.id.clone(),
             log_path: log_path(of.config(), &config)?,
             stop_signal: stop::signal(&config, &image.config)?,
             resources: config.linux.as_ref().and_then(|linux| linux.resources.clone()),
-            mounts: config.mounts.clone(),
+            mounts,
             image: image.id.clone(),
             image_ref: image.name.clone(),
+            image_digest: image.digest.clone(),
             handler: of.handler.clone(),
             created_at: now(),
             config: Some(config),
@@ -95,9 +101,7 @@ impl Cri {
         let mut more = volume::make(&image.config, &root, &kept, taken)?;
         more.extend(self.mount_images(row, &mounted)?);
         if config.stdin {
-            let fifo = mounted.join("stdin");
-            rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
-                .doing(|| format!("making {}", fifo.display()))?;
+            fifo::one(&mounted.join("stdin"))?;
         }
         let options = security.namespace_options.unwrap_or_default();
         let spec = spec::spec(&Given {
@@ -118,6 +122,20 @@ impl Cri {
         Ok(user)
     }
 
+    /// Mounts of images as they are shown: with the id of what was found.
+    fn with_image_ids(&self, mut mounts: Vec<pb::Mount>) -> Result<Vec<pb::Mount>> {
+        for mount in &mut mounts {
+            if let Some(image) = &mut mount.image {
+                image.image_ref = self.image_volume(&mount.container_path, &image.image)?.id;
+            }
+        }
+        Ok(mounts)
+    }
+
+    fn image_volume(&self, target: &str, reference: &str) -> Result<Image> {
+        self.image(reference).map_err(|error| unmountable(target, &error))
+    }
+
     /// Images that are mounted as volumes: each a view, mounted by us, since a part of it may be asked for.
     fn mount_images(&self, row: &Container, place: &Path) -> Result<Vec<spec::Bind>> {
         let mut binds = Vec::new();
@@ -130,16 +148,14 @@ impl Cri {
             if !mount.readonly {
                 return Err(wrong("an image can be mounted for reading only: set readonly"));
             }
-            let failed = |error: Error| {
-                Error::Unknown(format!("ImageVolumeMountFailed: mounts: {}: {error}", mount.container_path))
-            };
-            let image = self.image(&image.image).map_err(failed)?;
+            let image = self.image_volume(&mount.container_path, &image.image)?;
             let key = format!("{}-image-{number}", row.id);
             let labels = HashMap::from([("containerd.io/gc.root".to_owned(), row.id.clone())]);
             let mounts = self.parts.snapshots.prepare(&namespace(), OVERLAY, &key, &image.chain, &labels, true)?;
             let root = Root::open(&mounts, &self.folders.look().join(&key))?;
             let target = place.join("images").join(number.to_string());
-            super::look::mount_part(&root, &mount.image_sub_path, &target).map_err(failed)?;
+            let mounted = super::look::mount_part(&root, &mount.image_sub_path, &target);
+            mounted.map_err(|error| unmountable(&mount.container_path, &error))?;
             binds.push(spec::Bind { source: target, target: mount.container_path.clone(), read_only: true });
         }
         Ok(binds)
@@ -192,6 +208,11 @@ impl Cri {
     async fn unmake(&self, container: &Arc<Record<Container>>) -> Result<()> {
         self.remove_traces_of(container).await
     }
+}
+
+/// In the word that kubelets look for.
+fn unmountable(target: &str, error: &Error) -> Error {
+    Error::Unknown(format!("ImageVolumeMountFailed: mounts: {target}: {error}"))
 }
 
 /// What a configuration must not be, as far as it shows without the image.

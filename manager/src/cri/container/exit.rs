@@ -99,9 +99,8 @@ impl Cri {
                 Ok(())
             })
             .await?;
-        self.delete_task(&container.id).await?;
         events::container(self, container, pb::ContainerEventType::ContainerStoppedEvent);
-        Ok(())
+        self.delete_task(&container.id).await
     }
 
     /// Deletes the task of a container, if it has one.

@@ -10,6 +10,8 @@ pub struct Image {
     pub id: String,
     /// Under which it is known here, by tag if it has one.
     pub name: String,
+    /// Its name by digest, if it has one.
+    pub digest: String,
     /// The snapshot of its top layer.
     pub chain: String,
     pub config: ImageConfig,
@@ -28,6 +30,7 @@ impl Cri {
         let image = found.ok_or_else(|| Error::NotFound(format!("image {reference:?}")))?;
         let tagged = image.names.iter().find(|name| name.contains('/') && !name.contains('@'));
         Ok(Image {
+            digest: image.names.iter().find(|name| name.contains('@')).cloned().unwrap_or_default(),
             name: tagged.or(image.names.first()).cloned().unwrap_or_default(),
             chain: image.facts.chain.clone(),
             config: ImageConfig::read(&Catalog::document(&self.parts, &namespace(), &image.facts.id)?)?,

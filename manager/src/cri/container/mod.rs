@@ -13,6 +13,7 @@
 mod create;
 mod exit;
 mod image;
+mod log;
 mod look;
 mod remove;
 mod show;

@@ -99,7 +99,7 @@ fn status(row: &Container) -> pb::ContainerStatus {
         finished_at: row.finished_at,
         exit_code: row.exit_code,
         image: Some(image),
-        image_ref: row.image.clone(),
+        image_ref: if row.image_digest.is_empty() { row.image.clone() } else { row.image_digest.clone() },
         reason: reason.into(),
         message: row.message.clone(),
         labels: config.labels.clone(),

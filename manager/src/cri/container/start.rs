@@ -96,7 +96,7 @@ impl Cri {
     }
 }
 
-/// Where the shim writes what the container says.
+/// Where the shim writes what the container says. Without a log clients can still listen to it.
 fn log_uri(row: &Container) -> String {
-    if row.log_path.is_empty() { String::new() } else { format!("cri://{}", row.log_path) }
+    format!("cri://{}", row.log_path)
 }

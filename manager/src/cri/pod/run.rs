@@ -44,6 +44,7 @@ impl Cri {
             return Err(error);
         }
         self.watch_pod(pod.clone());
+        events::pod(self, &pod, pb::ContainerEventType::ContainerCreatedEvent);
         events::pod(self, &pod, pb::ContainerEventType::ContainerStartedEvent);
         Ok(id)
     }

@@ -105,6 +105,11 @@ pub fn spec(given: &Given<'_>) -> Result<Value> {
         "readonlyPaths": security.readonly_paths,
         "devices": devices.nodes,
     });
+    if let Some((uids, gids)) = given.mappings() {
+        // Those of the namespace that is joined, told again so that the daemon knows whom to let into the bundle.
+        linux["uidMappings"] = json!([mount::mapping(&uids)]);
+        linux["gidMappings"] = json!([mount::mapping(&gids)]);
+    }
     if let Some(propagation) = mounts.propagation {
         linux["rootfsPropagation"] = json!(propagation);
     }
