@@ -161,6 +161,48 @@ fn all_output_is_in_the_log_when_the_container_is_deleted() {
 }
 
 #[test]
+fn a_terminal_has_the_size_that_the_client_says() {
+    let mut served = Served::start();
+    let script = "while [ \"$(stty size 2>/dev/null)\" != '33 77' ]; do :; done; echo resized";
+    let id = served.run("sized", script, true);
+    let resize = pb::ResizePtyRequest { id: id.clone(), width: 77, height: 33, ..Default::default() };
+    call::<()>(&mut served.client, "ResizePty", &resize).unwrap();
+    assert_eq!(served.wait(&id), 0);
+    served.delete(&id);
+    assert_eq!(records(&served.log("sized")), ["stdout F resized"]);
+    let wide = pb::ResizePtyRequest { width: 70_000, ..resize };
+    assert_eq!(call::<()>(&mut served.client, "ResizePty", &wide).unwrap_err().code, Code::NotFound as i32);
+    served.end();
+}
+
+/// Output without an end of line is cut into records: neither the shim nor the writer keeps it.
+#[test]
+fn a_hundred_megabytes_without_a_line_s_end_cost_no_memory() {
+    let mut served = Served::start();
+    let id = served.pod.id("long");
+    let bundle = served.pod.dir.path().join(&id);
+    fs::create_dir_all(bundle.join("rootfs")).unwrap();
+    mknodat(CWD, bundle.join("rootfs/gate"), FileType::Fifo, 0o600.into(), 0).unwrap();
+    std::os::unix::fs::symlink("/dev/null", served.log("long")).unwrap();
+    let id = served.run("long", "dd if=/dev/zero bs=1M count=100; read x < /gate", false);
+    let writer = served.writer();
+    let mut largest = 0;
+    let mut gate = None;
+    while gate.is_none() {
+        let status = fs::read_to_string(format!("/proc/{writer}/status")).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        largest = largest.max(resident.trim().trim_end_matches(" kB").parse::<u32>().unwrap());
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        gate = File::options().write(true).custom_flags(flags).open(bundle.join("rootfs/gate")).ok();
+    }
+    std::io::Write::write_all(&mut gate.unwrap(), b"\n").unwrap();
+    assert_eq!(served.wait(&id), 0);
+    served.delete(&id);
+    assert!(largest < 2000, "{largest} kB");
+    served.end();
+}
+
+#[test]
 fn a_log_that_is_rotated_under_load_loses_and_doubles_nothing() {
     let mut served = Served::start();
     let script = "i=0; while [ $i -lt 60000 ]; do echo $i; i=$((i+1)); done";

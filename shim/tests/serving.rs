@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -36,6 +37,30 @@ fn one_shim_serves_a_pod_on_a_socket_that_only_its_owner_may_open() {
     assert_eq!(fs::metadata(first.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
     shut_down(&first);
     shut_down(&third);
+}
+
+/// Called again by itself, as another group: what it sends is not read.
+#[test]
+fn only_the_shim_s_own_user_and_group_are_served() {
+    if let Some(socket) = std::env::var_os("TARE_TEST_SOCKET") {
+        let mut client = connect(Path::new(&socket));
+        let error = call::<pb::ConnectResponse>(&mut client, "Connect", &pb::ConnectRequest::default()).unwrap_err();
+        assert_eq!(error.code, Code::Unavailable as i32);
+        return;
+    }
+    let pod = Pod::new();
+    let id = pod.id("private");
+    pod.bundle(&id, &serde_json::json!({}));
+    let socket = pod.start(&id);
+    let out = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "only_the_shim_s_own_user_and_group_are_served"])
+        .env("TARE_TEST_SOCKET", &socket)
+        .gid(65534)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+    assert!(!fs::read_to_string("/proc/net/unix").unwrap().contains("@/run/containerd/s"), "no socket is abstract");
+    shut_down(&socket);
 }
 
 #[test]

@@ -29,6 +29,8 @@ const END: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(
 pub struct Program {
     path: PathBuf,
     args: Vec<String>,
+    /// An end of file is not enough to be ready: `binary-v2://`, containerd 2.3.
+    says_so: bool,
 }
 
 impl Program {
@@ -36,9 +38,10 @@ impl Program {
     /// The path is not absolute, or an escape is none.
     pub fn parse(uri: &str) -> Result<Program, Error> {
         let bad = |reason| Error::Uri { uri: uri.to_owned(), reason };
-        let rest = uri.strip_prefix("binary://").unwrap_or(uri);
+        let (scheme, rest) = uri.split_once("://").ok_or_else(|| bad("there is no scheme"))?;
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let decode = |text: &str| decoded(text).ok_or_else(|| bad("an escape is not % and two digits of UTF-8"));
+        let decode =
+            |text: &str| decoded(text.as_bytes()).ok_or_else(|| bad("an escape is not % and two digits of UTF-8"));
         let path = PathBuf::from(decode(path)?);
         if !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0) {
             return Err(bad("the program's path is not absolute"));
@@ -46,16 +49,15 @@ impl Program {
         let mut args = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            args.extend([decode(key)?, decode(value)?]);
+            args.extend([decode(&key.replace('+', " "))?, decode(&value.replace('+', " "))?]); // as queries of URLs
         }
-        Ok(Program { path, args })
+        Ok(Program { path, args, says_so: scheme == "binary-v2" })
     }
 }
 
-/// Percent-decoding, and `+` for a space as in queries of URLs.
-fn decoded(text: &str) -> Option<String> {
+/// Percent-decoding.
+fn decoded(mut rest: &[u8]) -> Option<String> {
     let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
         (bytes, rest) = match first {
             b'%' => {
@@ -97,9 +99,10 @@ impl Logger {
         drop(command); // and with it our copies of the logger's ends
         let child = owner.children.adopt(Pid::from_child(&child)).doing(doing)?;
         let logger = Logger { child };
-        let is_ready = reactor::timeout(READY, reactor::readable(&ready)).await.is_some();
-        // An end without a byte is an answer too, but not that of a program that could not be started at all.
-        if !is_ready {
+        let answered = reactor::timeout(READY, reactor::readable(&ready)).await.is_some();
+        let says_so = answered && rustix::io::read(&ready, &mut [0; 1]) == Ok(1);
+        if !answered || program.says_so && !says_so {
+            drop((out, err)); // or it would wait for more
             logger.finish().await;
             return Err(Error::Logger(path));
         }
@@ -132,12 +135,48 @@ mod tests {
 
     #[test]
     fn a_uri_becomes_a_program_and_its_arguments() {
-        let program = Program::parse("binary:///usr/bin/log%20ger?id=a%2Fb&flag&x=1").unwrap();
+        let program = Program::parse("binary:///usr/bin/log%20ger?id=a%2Fb&flag&x=1+%2B").unwrap();
         assert_eq!(program.path, PathBuf::from("/usr/bin/log ger"));
-        assert_eq!(program.args, ["id", "a/b", "flag", "", "x", "1"]);
+        assert_eq!(program.args, ["id", "a/b", "flag", "", "x", "1 +"]);
         for bad in ["binary://relative", "binary:///a%", "binary:///a%zz", "binary:///a%00"] {
             assert!(Program::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    /// How a logger fares that does `script` and then waits for its end, under each scheme.
+    fn started(script: &str) -> [bool; 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("logger");
+        fs::write(&program, format!("#!/bin/sh\n{script}\n/bin/cat <&3\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        ["binary", "binary-v2"].map(|scheme| {
+            let program = Program::parse(&format!("{scheme}://{}", program.display())).unwrap();
+            reactor::run(async move {
+                let children = Rc::new(Children::default());
+                let logs = crate::logs::Logs::new("ns", "one", children.clone());
+                let owner =
+                    Owner { namespace: "ns", id: "one", children: &children, logs: &logs, uid: 1000, gid: 1001 };
+                let Ok((logger, ends)) = Logger::start(program, &owner).await else { return false };
+                for end in &ends {
+                    let found = rustix::fs::fstat(end).unwrap();
+                    assert_eq!(
+                        (found.st_uid, found.st_gid),
+                        (1000, 1001),
+                        "the options' IoUid and IoGid own the pipes"
+                    );
+                }
+                drop(ends);
+                logger.finish().await;
+                true
+            })
+            .unwrap()
+        })
+    }
+
+    #[test]
+    fn a_logger_is_ready_when_it_says_so_and_in_the_older_scheme_when_it_closes_the_pipe() {
+        assert_eq!(started("echo >&5; exec 5>&-"), [true, true]);
+        assert_eq!(started("exec 5>&-"), [true, false]);
     }
 
     #[test]

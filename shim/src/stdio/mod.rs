@@ -5,7 +5,7 @@
 //! | nothing | `/dev/null` |
 //! | a path | the fifo itself, which the client has made; a plain file is appended to |
 //! | `file:///path` | that file, made if need be, appended to |
-//! | `binary:///program?key=value` | pipes to that program, a [`logger`] |
+//! | `binary:///program?key=value`, `binary-v2://…` | pipes to that program, a [`logger`] |
 //! | `cri:///path` | pipes to the pod's writer of [`logs`](crate::logs) |
 //! | a terminal | the terminal; its master side is copied to and from the above ([`terminal`]) |
 //!
@@ -80,7 +80,7 @@ impl Sink {
             None if uri.is_empty() => Sink::Null,
             None => Sink::Path(uri.into()),
             Some(("file", path)) if path.starts_with('/') => Sink::File(path.into()),
-            Some(("binary", _)) => Sink::Logger(logger::Program::parse(uri)?),
+            Some(("binary" | "binary-v2", _)) => Sink::Logger(logger::Program::parse(uri)?),
             Some(("cri", rest)) => {
                 let place = logs::Place::parse(rest);
                 Sink::Log(place.map_err(|error| Error::Log { uri: uri.to_owned(), error })?)

@@ -1,7 +1,9 @@
 //! `Start`: of a container that waits, or of an exec.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::rc::Rc;
 
 use tare_proto::containerd::task::v3::{StartRequest, StartResponse};
@@ -93,7 +95,11 @@ struct Temporary(std::path::PathBuf);
 impl Temporary {
     fn write(path: std::path::PathBuf, bytes: &[u8]) -> Result<Temporary, Failed> {
         let file = Temporary(path);
-        fs::write(&file.0, bytes).doing(|| format!("writing {}", file.0.display()))?;
+        let doing = || format!("writing {}", file.0.display());
+        // An environment may hold secrets, and a bundle may be open to the group that a container's root is mapped to.
+        let mut opened =
+            File::options().write(true).create(true).truncate(true).mode(0o600).open(&file.0).doing(doing)?;
+        opened.write_all(bytes).doing(doing)?;
         Ok(file)
     }
 }
