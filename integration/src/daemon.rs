@@ -173,5 +173,7 @@ fn search_path(kind: Kind) -> Result<std::ffi::OsString> {
     }
     let system = std::env::var_os("PATH").unwrap_or_default();
     dirs.extend(std::env::split_paths(&system));
+    // For the plugins of networks, where the machine has none.
+    dirs.extend(programs::peer("network", "nft").ok().and_then(|nft| Some(nft.parent()?.to_owned())));
     Ok(std::env::join_paths(dirs)?)
 }

@@ -36,9 +36,9 @@ pub fn digest(bytes: &[u8]) -> String {
 
 /// The commands that busybox answers to in [`busybox`].
 const APPLETS: &[&str] = &[
-    "awk", "cat", "chmod", "date", "dd", "df", "echo", "env", "false", "free", "head", "hostname", "id", "kill", "ls",
-    "mkdir", "mount", "nc", "ps", "pwd", "readlink", "rm", "sed", "seq", "sh", "sleep", "stty", "tail", "touch",
-    "true", "tty", "umount", "uname", "wc", "yes",
+    "awk", "cat", "chmod", "date", "dd", "df", "echo", "env", "false", "free", "grep", "head", "hostname", "id",
+    "kill", "ls", "mkdir", "mount", "nc", "ps", "pwd", "readlink", "rm", "sed", "seq", "sh", "sleep", "stty", "tail",
+    "touch", "true", "tty", "umount", "uname", "wc", "yes",
 ];
 
 /// A small image of one layer, from Debian's `busybox-static`.

@@ -16,6 +16,16 @@ struct Node {
     _dir: TempDir,
 }
 
+impl Drop for Node {
+    /// What a test that failed left running.
+    fn drop(&mut self) {
+        let left = self.output(&["ps", "-a", "-q"]);
+        for name in String::from_utf8_lossy(&left.stdout).lines() {
+            self.output(&["rm", "-f", name]);
+        }
+    }
+}
+
 impl Node {
     fn start() -> Node {
         let dir = tempfile::Builder::new().prefix("tare-ctl.").tempdir().unwrap();
@@ -66,7 +76,8 @@ impl Node {
     /// The output of a container that is removed afterwards.
     fn run(&self, flags: &[&str], command: &[&str]) -> String {
         let image = self.image();
-        self.ok(&[&["run", "--rm"], flags, &[&image], command].concat())
+        let net = if flags.contains(&"--network") { &[][..] } else { &["--net", "none"] };
+        self.ok(&[&["run", "--rm"], net, flags, &[&image], command].concat())
     }
 }
 
@@ -206,8 +217,17 @@ fn a_container_s_whole_life_from_create_to_rm() {
 fn what_was_printed_is_kept_whether_or_not_somebody_watched() {
     let node = Node::start();
     let image = node.image();
-    let out =
-        node.output(&["run", "--name", "loud", &image, "sh", "-c", "echo out; echo err >&2; printf '\\377\\000end'"]);
+    let out = node.output(&[
+        "run",
+        "--net",
+        "none",
+        "--name",
+        "loud",
+        &image,
+        "sh",
+        "-c",
+        "echo out; echo err >&2; printf '\\377\\000end'",
+    ]);
     assert_eq!((out.stdout.as_slice(), out.stderr.as_slice()), (&b"out\n\xff\x00end"[..], &b"err\n"[..]));
     let logs = node.output(&["logs", "loud"]);
     assert_eq!((logs.stdout, logs.stderr), (out.stdout, out.stderr));
@@ -336,6 +356,7 @@ fn what_is_wrong_is_told_in_one_line_with_docker_s_exit_code() {
         (&["run", "--pull", "never", "missing", "x"], 125, "no such image"),
         (&["run", "--rm", "-w", "relative", &image, "true"], 125, "is not an absolute path"),
         (&["run", "--rm", "--pid", "container:none", &image, "true"], 125, "no such container: none"),
+        (&["run", "--rm", "-p", "80", &image, "true"], 125, "--publish: needs a network"),
         (&["run", "-i", "-t", "--rm", &image, "sh"], 125, "not a TTY"),
         (&["kill", "none"], 1, "no such container: none"),
         (&["kill", "-s", "NONE", "x"], 1, "invalid signal"),
@@ -343,6 +364,9 @@ fn what_is_wrong_is_told_in_one_line_with_docker_s_exit_code() {
         (&["frob"], 125, "unrecognized subcommand 'frob'"),
         (&["--address", "/nonexistent", "version"], 1, "connecting to tared at /nonexistent"),
     ] {
+        // Without plugins, a container that asks for no network is told that it has none.
+        let args = &[&args[..1], if args[0] == "run" && args.len() > 1 { &["--net", "none"] } else { &[] }, &args[1..]]
+            .concat();
         let (found, said) = if args[0] == "inspect" {
             let out = node.output(args);
             (out.status.code().unwrap(), String::from_utf8(out.stderr).unwrap())

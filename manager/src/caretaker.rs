@@ -1,5 +1,5 @@
 //! What nobody else is there to do when a container ends or goes: those that were run with `--rm` are removed, and the
-//! folder of one that is gone. Clients may die, and the daemon may: what was missed is made up for at the next start.
+//! folder and the network of one that is gone. Clients may die, and the daemon may: what was missed is made up for at the next start.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use crate::error::{Doing as _, Error, Result};
 use crate::event::{Exchange, Subscription};
 use crate::names::{Id, Namespace};
 use crate::namespaces::Namespaces;
+use crate::networks::Networks;
 use crate::snapshot::Snapshots;
 use crate::task::Tasks;
 
@@ -37,6 +38,7 @@ pub struct Caretaker {
     pub tasks: Tasks,
     pub events: Exchange,
     pub collector: Collector,
+    pub networks: Networks,
 }
 
 impl Caretaker {
@@ -45,7 +47,7 @@ impl Caretaker {
     /// # Errors
     /// None: the filters are good.
     pub fn watch(&self) -> Result<Subscription> {
-        self.events.subscribe(&[format!("topic=={EXIT:?}"), format!("topic=={DELETE:?}")])
+        self.events.subscribe(&[format!("topic=={EXIT:?}")])
     }
 
     /// Makes up for what happened before, then does what has to be done as it happens. The tasks that an earlier daemon
@@ -80,10 +82,15 @@ impl Caretaker {
             let first = exit.id == exit.container_id;
             return if first { self.ended(&namespace, &Id::parse(&exit.container_id)?).await } else { Ok(()) };
         }
-        match any::unpack::<ContainerDelete>(payload, "containerd.events.ContainerDelete").map_err(unreadable)? {
-            Some(gone) => self.clear(&self.folders.join(namespace.as_str()).join(Id::parse(&gone.id)?.as_str())),
-            None => Ok(()),
-        }
+        Ok(())
+    }
+
+    /// Takes away what belongs to a container: whoever removes one has this done before its name can be used again.
+    ///
+    /// # Errors
+    /// Its network or its folder cannot be removed; the next start tries again.
+    pub async fn clear(&self, namespace: &Namespace, id: &Id) -> Result<()> {
+        self.clear_folder(&self.folders.join(namespace.as_str()).join(id.as_str())).await
     }
 
     /// Removes a container that has ended, if it asked for that.
@@ -99,7 +106,7 @@ impl Caretaker {
             Ok(_) | Err(Error::NotFound(_)) => {}
             Err(error) => return Err(error),
         }
-        self.containers.delete(namespace, id)?;
+        self.clear(namespace, id).await?;
         if !container.snapshot_key.is_empty() {
             let (snapshotter, key) = (container.snapshotter, container.snapshot_key);
             match self.snapshots.remove(namespace, &snapshotter, &key) {
@@ -110,22 +117,32 @@ impl Caretaker {
                 }
             }
         }
-        self.clear(&self.folders.join(namespace.as_str()).join(id.as_str()))?;
+        self.containers.delete(namespace, id)?;
         self.events.tell(namespace, DELETE, &ContainerDelete { id: id.to_string() })?;
         self.collector.after(false).await
     }
 
-    /// Removes folders whose container is gone, and containers that ended unseen.
-    async fn catch_up(&self, at_start: bool) -> Result<()> {
-        for (namespace, folder) in found(&self.folders)? {
-            let Ok(of) = Namespace::parse(&namespace) else { continue };
-            for (id, folder) in found(&folder)? {
-                let Ok(id) = Id::parse(&id) else { continue };
-                if matches!(self.containers.get(&of, &id), Err(Error::NotFound(_))) {
-                    self.clear(&folder)?;
+    /// Removes folders whose container is gone. Before anybody is served: a client makes the folder before the container.
+    pub async fn sweep(&self) {
+        let swept = async {
+            for (namespace, folder) in found(&self.folders)? {
+                let Ok(of) = Namespace::parse(&namespace) else { continue };
+                for (id, folder) in found(&folder)? {
+                    let Ok(id) = Id::parse(&id) else { continue };
+                    if matches!(self.containers.get(&of, &id), Err(Error::NotFound(_))) {
+                        self.clear_folder(&folder).await?;
+                    }
                 }
             }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = swept.await {
+            tracing::warn!("looking after containers: {error}");
         }
+    }
+
+    /// Removes containers that ended unseen.
+    async fn catch_up(&self, at_start: bool) -> Result<()> {
         for namespace in self.namespaces.list()? {
             let namespace = Namespace::parse(&namespace.name)?;
             for container in self.containers.list(&namespace, &[format!("labels.\"{REMOVE}\"==true")])? {
@@ -146,7 +163,9 @@ impl Caretaker {
         }
     }
 
-    fn clear(&self, folder: &Path) -> Result<()> {
+    /// What belongs to a container that is gone: its network, then its folder, which says what that is.
+    async fn clear_folder(&self, folder: &Path) -> Result<()> {
+        self.networks.detach_folder(folder).await?;
         match fs::remove_dir_all(folder) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             removed => removed.doing(|| format!("removing {}", folder.display())),

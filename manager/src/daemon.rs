@@ -20,6 +20,7 @@ use tonic::service::Routes;
 use tonic::transport::{Certificate, Endpoint, Identity, Server, ServerTlsConfig, Uri};
 
 use crate::authority::Lenient;
+use crate::caretaker;
 use crate::collector::Collector;
 use crate::config::{Config, Level};
 use crate::containers::Containers;
@@ -33,6 +34,7 @@ use crate::images::Images;
 use crate::leases::Leases;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
+use crate::networks::Networks;
 use crate::sandbox::{Records, Sandboxes};
 use crate::service::Services;
 use crate::snapshot::Snapshots;
@@ -77,6 +79,8 @@ async fn serve(config: &Config, mut passed: Passed, set_level: SetLevel) -> Resu
     let seen = caretaker.watch()?;
     services.tasks.recover().await?;
     cri.recover().await?;
+    caretaker.sweep().await;
+    services.networks.restore().await?; // before anything that needs them is started again
     let streaming = cri.serve_streams().await?;
     tokio::spawn(caretaker.run(seen));
     beside.spawn(services.collector.clone().run());
@@ -206,6 +210,7 @@ fn assemble(config: &Config, metrics: &Metrics) -> Result<Services> {
         containers: Containers::new(store.clone()),
         leases: Leases::new(store.clone()),
         namespaces: Namespaces::new(store.clone()),
+        networks: Networks::new(root, root.join(caretaker::FOLDERS), config.cri.cni.clone()),
         tasks: Tasks::new(about, bundles, runtime_root.clone(), events.clone(), sandboxes.clone()),
         sandboxes,
         sandbox_records: Records::new(store.clone()),

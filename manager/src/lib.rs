@@ -22,6 +22,7 @@ pub mod leases;
 pub mod metrics;
 pub mod names;
 pub mod namespaces;
+pub mod networks;
 pub mod oci;
 pub mod registry;
 pub mod restart;

@@ -43,7 +43,20 @@ pub fn run() -> Result<()> {
     stages.time("pull and unpack", || sh::run(daemon.tarectl()?.args(["pull", &reference])))?;
 
     let mut run = daemon.tarectl()?;
-    run.args(["run", "--rm", "--name", &container, "-e", "GREETING=good morning", "-m", "64m", "--hostname", "demo"]);
+    run.args([
+        "run",
+        "--rm",
+        "--net",
+        "none",
+        "--name",
+        &container,
+        "-e",
+        "GREETING=good morning",
+        "-m",
+        "64m",
+        "--hostname",
+        "demo",
+    ]);
     run.args([&reference, "sh", "-c", SCRIPT]);
     println!("* tarectl run --rm -e GREETING='good morning' -m 64m --hostname demo {reference} sh -c …\n");
     let status = stages.time("run the container", || Ok(run.status()?))?;

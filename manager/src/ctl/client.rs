@@ -12,6 +12,7 @@ use tare_proto::containerd::services::{
     tasks::v1::tasks_client::TasksClient, transfer::v1::transfer_client::TransferClient,
     version::v1::version_client::VersionClient,
 };
+use tare_proto::tare::network::v1::networks_client::NetworksClient;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
@@ -69,6 +70,10 @@ impl Client {
 
     pub fn namespaces(&self) -> NamespacesClient<Channel> {
         NamespacesClient::new(self.channel.clone())
+    }
+
+    pub fn networks(&self) -> NetworksClient<Channel> {
+        NetworksClient::new(self.channel.clone())
     }
 
     pub fn images(&self) -> ImagesClient<Channel> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tare_proto::containerd::services::containers::v1 as pb;
 use tare_proto::containerd::services::introspection::v1::PluginsRequest;
 use tare_proto::containerd::services::snapshots::v1 as snapshots;
@@ -16,6 +16,7 @@ use tare_proto::containerd::v1::types::{Process, Status};
 
 use super::client::{Client, said};
 use crate::caretaker;
+use crate::networks::Record;
 
 pub use pb::Container;
 
@@ -68,8 +69,23 @@ pub async fn save_labels(client: &Client, container: &Container) -> Result<()> {
 }
 
 /// docker's `NetworkSettings`.
-pub fn network_settings(container: &Container) -> Value {
-    serde_json::json!({"Networks": {container.labels.get(NETWORK).map_or("none", String::as_str): {}}})
+pub fn network_settings(container: &Container, folder: &Folder) -> Result<Value> {
+    let name = container.labels.get(NETWORK).map_or("none", String::as_str);
+    let Some(record) = Record::load(folder.path())? else {
+        return Ok(json!({"IPAddress": "", "Ports": {}, "Networks": {name: {"IPAddress": ""}}}));
+    };
+    let address = record.addresses.first().map(ToString::to_string).unwrap_or_default();
+    let mut ports = serde_json::Map::new();
+    for port in &record.ports {
+        let of_host = json!({"HostIp": port.address.map_or("0.0.0.0".into(), |address| address.to_string()),
+            "HostPort": port.host.to_string()});
+        let list = ports.entry(format!("{}/{}", port.container, port.protocol)).or_insert_with(|| json!([]));
+        if let Some(list) = list.as_array_mut() {
+            list.push(of_host);
+        }
+    }
+    Ok(json!({"IPAddress": address, "Ports": ports, "SandboxKey": record.netns,
+        "Networks": {name: {"IPAddress": address, "Aliases": record.aliases}}}))
 }
 
 /// The container's specification.

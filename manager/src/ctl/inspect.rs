@@ -87,7 +87,8 @@ async fn show(client: &Client, mode: Mode, container: &Container) -> Result<Valu
             "status": container::word(process.as_ref()),
             "pid": process.as_ref().map_or(0, |process| process.pid), "spec": spec}));
     }
-    let log = Folder::of(client, &container.id).await?.log();
+    let folder = Folder::of(client, &container.id).await?;
+    let log = folder.log();
     let label = |name: &str| container.labels.get(name).map_or("", String::as_str);
     let own = |name: &&String| {
         !name.starts_with("tare.dev/") && !name.starts_with("containerd.io/") && !name.starts_with("io.containerd.")
@@ -131,7 +132,7 @@ async fn show(client: &Client, mode: Mode, container: &Container) -> Result<Valu
             "User": format!("{}:{}", number(&spec["process"]["user"]["uid"]), number(&spec["process"]["user"]["gid"])),
             "StopSignal": label(container::STOP_SIGNAL),
         },
-        "NetworkSettings": container::network_settings(container),
+        "NetworkSettings": container::network_settings(container, &folder)?,
     }))
 }
 

@@ -5,6 +5,7 @@ mod attend;
 mod client;
 mod container;
 mod create;
+mod credentials;
 mod each;
 mod exec;
 mod images;
@@ -15,12 +16,15 @@ mod lifecycle;
 mod list;
 mod log;
 mod logs;
+mod network;
 mod ps;
 mod remove;
 mod run;
 mod signal;
 mod size;
 mod stats;
+mod stream;
+mod system;
 mod template;
 mod terminal;
 mod top;
@@ -105,14 +109,34 @@ enum Command {
     Stats(stats::Args),
     /// Show containers or images as JSON
     Inspect(inspect::Args),
+    /// Make, list and remove networks
+    #[command(subcommand, visible_alias = "network")]
+    Net(network::Command),
     /// Pull an image from a registry
     Pull(images::PullArgs),
+    /// Push an image to its registry
+    Push(images::PushArgs),
+    /// Keep a name and a password for a registry, where docker keeps them
+    Login(credentials::LoginArgs),
+    /// Forget the name and the password for a registry
+    Logout(credentials::LogoutArgs),
+    /// Write images into an archive
+    Save(images::SaveArgs),
+    /// Read images from an archive
+    Load(images::LoadArgs),
     /// List images
     Images(images::ListArgs),
     /// Give an image one more name
     Tag(images::TagArgs),
     /// Remove images
     Rmi(images::RmiArgs),
+    /// List, make and remove namespaces
+    #[command(subcommand, visible_alias = "ns")]
+    Namespace(system::NamespaceCommand),
+    /// Show what happens, as it happens
+    Events(system::EventsArgs),
+    /// Show facts about the daemon
+    Info(system::InfoArgs),
     /// Show the versions of this client and of the daemon
     Version,
     /// Print a completion script for a shell
@@ -169,6 +193,8 @@ fn perform(cli: Cli) -> anyhow::Result<i32> {
             clap_mangen::generate_to(Cli::command(), folder)?;
             return Ok(0);
         }
+        Command::Login(args) => return credentials::login(args),
+        Command::Logout(args) => return credentials::logout(args),
         Command::Logger { log } => {
             log::write::run(log)?;
             return Ok(0);
@@ -198,12 +224,25 @@ async fn serve(cli: Cli) -> anyhow::Result<i32> {
         Command::Top(args) => top::top(client, &args).await,
         Command::Stats(args) => stats::stats(client, &args).await,
         Command::Inspect(args) => inspect::inspect(client, &args).await,
+        Command::Net(command) => network::network(client, &command).await,
         Command::Pull(args) => images::pull(client, &args).await,
+        Command::Push(args) => images::push(client, &args).await,
+        Command::Save(args) => images::save(client, &args).await,
+        Command::Load(args) => images::load(client, &args).await,
+        Command::Namespace(command) => system::namespace(client, &command).await,
+        Command::Events(args) => system::events(client, &args).await,
+        Command::Info(args) => system::info(client, &args).await,
         Command::Images(args) => images::list(client, &args).await,
         Command::Tag(args) => images::tag(client, &args).await,
         Command::Rmi(args) => images::rmi(client, &args).await,
         Command::Version => version(client).await,
-        Command::Completion { .. } | Command::Man { .. } | Command::Logger { .. } => Ok(0),
+        Command::Completion { .. }
+        | Command::Man { .. }
+        | Command::Logger { .. }
+        | Command::Login(_)
+        | Command::Logout(_) => {
+            Ok(0) // done before there was a client
+        }
     }
 }
 

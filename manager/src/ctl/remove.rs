@@ -10,7 +10,7 @@ use tare_proto::containerd::services::tasks::v1 as tasks;
 use tare_proto::containerd::v1::types::Status;
 
 use super::client::{Client, said};
-use super::container::{self, Container, Folder};
+use super::container::{self, Container};
 use super::{each, lifecycle};
 use crate::caretaker;
 
@@ -73,15 +73,8 @@ pub async fn remove(client: &Client, id: &str, force: bool) -> Result<()> {
         container::delete_task(client, id).await?;
     }
     let request = containers::DeleteContainerRequest { id: id.into() };
-    client.containers().delete(client.request(request)).await.map_err(said)?;
-    remove_snapshot(client, &container).await?;
-    let folder = Folder::of(client, id).await?;
-    match std::fs::remove_dir_all(folder.path()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", folder.path().display()))
-        }
-        _ => Ok(()),
-    }
+    client.containers().delete(client.request(request)).await.map_err(said)?; // the daemon sees to its folder and network
+    remove_snapshot(client, &container).await
 }
 
 /// Kills a task and waits for its end.

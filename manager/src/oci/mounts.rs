@@ -1,5 +1,7 @@
 //! What is mounted in a container.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::{Asked, Place};
@@ -36,7 +38,10 @@ pub fn mounts(asked: &Asked) -> Vec<Value> {
         kernel("/sys/fs/cgroup", "cgroup", json!(["nosuid", "noexec", "nodev", mode])),
     ];
     match (&asked.ipc, &asked.shm) {
-        (Place::Host, _) => mounts.extend([host("/dev/shm"), host("/dev/mqueue")]),
+        (Place::Host, _) => {
+            let there = ["/dev/shm", "/dev/mqueue"].into_iter().filter(|path| Path::new(path).exists());
+            mounts.extend(there.map(host));
+        }
         (_, Some(shared)) => {
             let options = json!(["rbind", "rprivate", "nosuid", "noexec", "nodev"]);
             mounts.push(json!({"destination": "/dev/shm", "type": "bind", "source": shared, "options": options}));

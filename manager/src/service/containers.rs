@@ -79,6 +79,10 @@ impl pb::containers_server::Containers for Services {
             services.containers.delete(&of, &gone)
         })
         .await?;
+        // It is gone; what belonged to it follows before its name can be used again.
+        if let Err(error) = self.caretaker().clear(&namespace, &id).await {
+            tracing::warn!(%namespace, %id, "{error}");
+        }
         self.tell(&namespace, "/containers/delete", &ContainerDelete { id: id.to_string() });
         self.collector.after(false).await?;
         Ok(Response::new(()))

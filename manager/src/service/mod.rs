@@ -9,6 +9,7 @@ mod images;
 mod introspection;
 mod leases;
 mod namespaces;
+mod networks;
 mod sandbox;
 mod snapshots;
 mod status;
@@ -39,6 +40,7 @@ use crate::images::Images;
 use crate::leases::Leases;
 use crate::names::{LeaseId, Namespace};
 use crate::namespaces::Namespaces;
+use crate::networks::Networks;
 use crate::restart::Restarts;
 use crate::sandbox::{Records, Sandboxes};
 use crate::snapshot::Snapshots;
@@ -63,6 +65,7 @@ pub struct Services {
     pub containers: Containers,
     pub leases: Leases,
     pub namespaces: Namespaces,
+    pub networks: Networks,
     pub sandboxes: Sandboxes,
     pub sandbox_records: Records,
     pub tasks: Tasks,
@@ -108,7 +111,8 @@ impl Services {
             transfer::transfer_server::TransferServer,
             version::version_server::VersionServer,
         );
-        routes
+        let networks = tare_proto::tare::network::v1::networks_server::NetworksServer::new(self.clone());
+        routes.add_service(networks)
     }
 
     /// What keeps tasks as the labels of their containers want them.
@@ -133,6 +137,7 @@ impl Services {
             tasks: self.tasks.clone(),
             events: self.events.clone(),
             collector: self.collector.clone(),
+            networks: self.networks.clone(),
         }
     }
 

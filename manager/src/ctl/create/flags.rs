@@ -186,12 +186,33 @@ pub struct Flags {
     #[arg(long, value_name = "NAMESPACE", help_heading = "Namespaces")]
     pub cgroupns: Option<String>,
 
-    /// `host`, `none`, or container:NAME for another container's
+    /// A network's name, `host`, `none`, or container:NAME for another container's; `bridge` if CNI plugins are installed
     #[arg(long, visible_alias = "net", value_name = "NETWORK", help_heading = "Network")]
     pub network: Option<String>,
     /// Publish a port
     #[arg(short, long, value_name = "[ADDRESS:]PORT:PORT[/PROTOCOL]", help_heading = "Network")]
     pub publish: Vec<String>,
+    /// One more name for its neighbours on the network
+    #[arg(long, visible_alias = "net-alias", value_name = "NAME", help_heading = "Network")]
+    pub network_alias: Vec<String>,
+    /// The address on the network
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    pub ip: Option<std::net::IpAddr>,
+    /// The hardware address
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    pub mac_address: Option<String>,
+    /// A line of its hosts file
+    #[arg(long, value_name = "NAME:ADDRESS", help_heading = "Network")]
+    pub add_host: Vec<String>,
+    /// A name server
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    pub dns: Vec<String>,
+    /// A domain that names are looked up in
+    #[arg(long, value_name = "DOMAIN", help_heading = "Network")]
+    pub dns_search: Vec<String>,
+    /// An option of the resolver
+    #[arg(long, visible_alias = "dns-opt", value_name = "OPTION", help_heading = "Network")]
+    pub dns_option: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -2,6 +2,7 @@
 
 mod flags;
 mod lists;
+mod network;
 mod volume;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use crate::snapshot::OVERLAY;
 
 pub use flags::{Flags, Pull};
 pub use lists::environment;
+use network::Choice;
 
 const RUNTIME: &str = "io.containerd.tare.v2";
 const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -52,11 +54,13 @@ pub async fn make(client: &Client, args: &Args, quiet: bool) -> Result<Container
     if let Some(file) = &flags.cidfile {
         ensure!(!file.exists(), "--cidfile {}: is there already: another container's?", file.display());
     }
-    let mut asked = asked(client, flags, args, &id).await?;
+    let choice = Choice::of(client, flags).await?;
+    let mut asked = asked(client, flags, &choice, &id).await?;
     let image = images::find_or_pull(client, &args.image, flags, quiet).await?;
     let folder = Folder::of(client, &id).await?;
     let config = ImageConfig::read(&image.config)?;
-    let labels = labels(client, flags, &config, &folder).await?;
+    let mut labels = labels(client, flags, &config, &folder).await?;
+    labels.insert(container::NETWORK.into(), choice.name());
     let parts = Parts { client, id: &id };
     let prepare = snapshots::PrepareSnapshotRequest {
         snapshotter: OVERLAY.into(),
@@ -76,8 +80,15 @@ pub async fn make(client: &Client, args: &Args, quiet: bool) -> Result<Container
             folder.make_input()?;
         }
         asked.args.clone_from(&args.command);
+        let ports = network::give(client, flags, &choice, &id, &folder, &mut asked).await?;
+        if !ports.is_empty() {
+            labels.insert(container::PORTS.into(), ports);
+        }
         let (at, config, asked) = (folder.path(), &config, &asked);
         let spec = view::with(&mounts, at, |rootfs| Ok(spec(config, asked, rootfs)?))?;
+        if let Some(workdir) = spec["process"]["cwd"].as_str() {
+            view::make_folder(&mounts, at, workdir)?; // as docker does
+        }
         let container = Container {
             id: id.clone(),
             labels,
@@ -126,6 +137,7 @@ impl Parts<'_> {
         let client = self.client;
         let container = containers::DeleteContainerRequest { id: self.id.into() };
         let _ = client.containers().delete(client.request(container)).await; // it may never have been made
+        network::take(client, self.id).await;
         let snapshot = snapshots::RemoveSnapshotRequest { snapshotter: OVERLAY.into(), key: self.id.into() };
         let _ = client.snapshots().remove(client.request(snapshot)).await;
         let _ = std::fs::remove_dir_all(folder.path());
@@ -191,12 +203,16 @@ async fn check_restart(client: &Client, policy: &str) -> Result<()> {
 }
 
 /// The command line, read and checked; but for the program's arguments.
-async fn asked(client: &Client, flags: &Flags, args: &Args, id: &str) -> Result<Asked> {
-    ensure!(flags.publish.is_empty(), "--publish: not supported yet: networks are to come");
+async fn asked(client: &Client, flags: &Flags, choice: &Choice, id: &str) -> Result<Asked> {
+    ensure!(flags.shm_size != Some(0), "--shm-size: must be more than 0");
     if let Some(userns) = flags.userns.as_deref() {
         ensure!(userns == "host", "--userns {userns}: only host is supported");
     }
-    let network = place(client, "--network", "net", flags.network.as_deref().unwrap_or("none"), &["none"]).await?;
+    let network = match choice {
+        Choice::Host => Place::Host,
+        Choice::None | Choice::Named(_) => Place::Own, // a named one comes with its own
+        Choice::Of(_) => place(client, "--network", "net", &choice.name(), &[]).await?,
+    };
     let uts = place(client, "--uts", "uts", flags.uts.as_deref().unwrap_or("private"), &["private"]).await?;
     let own_name = uts == Place::Own;
     ensure!(
@@ -256,7 +272,6 @@ async fn asked(client: &Client, flags: &Flags, args: &Args, id: &str) -> Result<
         bail!("two mounts at {target}");
     }
     lists::security(&flags.security_opt, &mut asked)?;
-    ensure!(!args.image.is_empty(), "the image has no name");
     Ok(asked)
 }
 

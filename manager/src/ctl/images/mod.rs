@@ -1,5 +1,6 @@
 //! `tarectl images`, `tag`, `rmi`, and what a container needs of an image.
 
+mod archive;
 mod pull;
 
 use std::time::SystemTime;
@@ -17,6 +18,7 @@ use crate::names::Digest;
 use crate::registry::Reference;
 use crate::transfer::{Described, Document, Platform};
 
+pub use archive::{LoadArgs, PushArgs, SaveArgs, load, push, save};
 pub use pull::{PullArgs, pull};
 
 #[derive(clap::Args)]

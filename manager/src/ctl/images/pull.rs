@@ -1,15 +1,13 @@
 //! `tarectl pull`, and pulling on the way to a container.
 
-use anyhow::{Context as _, Result, ensure};
-use prost_types::Any;
+use anyhow::{Result, ensure};
 use tare_proto::any;
-use tare_proto::containerd::services::streaming::v1::StreamInit;
 use tare_proto::containerd::services::transfer::v1 as transfer;
 use tare_proto::containerd::types::Platform as PlatformMessage;
 use tare_proto::containerd::types::transfer as types;
-use tokio_stream::StreamExt as _;
 
 use crate::ctl::client::{Client, said};
+use crate::ctl::{credentials, stream};
 use crate::registry::Reference;
 use crate::snapshot::OVERLAY;
 use crate::transfer::Platform;
@@ -46,21 +44,20 @@ pub fn platform(text: Option<&str>) -> Result<Platform> {
         _ => ("", "", ""),
     };
     ensure!(!os.is_empty() && !architecture.is_empty(), "--platform {text}: not OS/ARCHITECTURE[/VARIANT]");
-    let architecture = match architecture {
-        "x86_64" | "x86-64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
     Ok(Platform { os: os.into(), architecture: architecture.into(), variant: variant.into() })
+}
+
+pub fn message(platform: &Platform) -> PlatformMessage {
+    let Platform { os, architecture, variant } = platform.clone();
+    PlatformMessage { os, architecture, variant, os_version: String::new() }
 }
 
 /// Has the daemon pull an image, and shows a bar for each layer.
 pub async fn fetch(client: &Client, name: &str, platform: &Platform, plain_http: bool, show: bool) -> Result<()> {
-    let stream = format!("pull-{}", std::process::id());
-    let showing = if show { Some(show_progress(client, &stream).await?) } else { None };
-    let Platform { os, architecture, variant } = platform.clone();
-    let platform = PlatformMessage { os, architecture, variant, os_version: String::new() };
+    let showing = if show { Some(show_progress(client).await?) } else { None };
+    let platform = message(platform);
     let resolver = types::RegistryResolver {
+        auth_stream: credentials::answer(client).await?,
         default_scheme: if plain_http { "http".into() } else { String::new() },
         ..Default::default()
     };
@@ -71,33 +68,31 @@ pub async fn fetch(client: &Client, name: &str, platform: &Platform, plain_http:
     let request = transfer::TransferRequest {
         source: Some(any::pack("containerd.types.transfer.OCIRegistry", &registry)),
         destination: Some(any::pack("containerd.types.transfer.ImageStore", &store)),
-        options: Some(transfer::TransferOptions { progress_stream: if show { stream } else { String::new() } }),
+        options: Some(transfer::TransferOptions {
+            progress_stream: showing.as_ref().map_or(String::new(), |(id, _)| id.clone()),
+        }),
     };
     let answer = client.transfer().transfer(client.request(request)).await;
-    if let Some(showing) = showing {
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), showing).await; // the last bars, or an error's silence
+    if let Some((_, showing)) = showing {
+        // The daemon ends the stream when it has told all. If it went away it does not.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(10), showing).await;
     }
     answer.map_err(said)?;
     Ok(())
 }
 
-/// Opens a stream for progress and draws what arrives.
-async fn show_progress(client: &Client, id: &str) -> Result<tokio::task::JoinHandle<()>> {
-    let init: Any = any::pack("containerd.services.streaming.v1.StreamInit", &StreamInit { id: id.into() });
-    let (keep_open, messages) = tokio::sync::mpsc::channel(1);
-    keep_open.send(init).await.context("opening a stream")?;
-    let outgoing = tokio_stream::wrappers::ReceiverStream::new(messages);
-    let mut incoming = client.streaming().stream(client.request(outgoing)).await.map_err(said)?.into_inner();
-    incoming.message().await.map_err(said)?; // "ready"
-    Ok(tokio::spawn(async move {
-        let _keep_open = keep_open;
+/// Opens a stream for progress and draws what arrives; gives its name.
+async fn show_progress(client: &Client) -> Result<(String, tokio::task::JoinHandle<()>)> {
+    let mut stream = stream::open(client, "pull").await?;
+    let id = stream.id.clone();
+    let showing = tokio::spawn(async move {
         let bars = indicatif::MultiProgress::new();
         let style = indicatif::ProgressStyle::with_template(
             "{prefix:14} {msg:12} [{bar:30}] {bytes:>10}/{total_bytes:10} {bytes_per_sec}",
         );
         let style = style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
         let mut known: std::collections::HashMap<String, indicatif::ProgressBar> = std::collections::HashMap::new();
-        while let Some(Ok(message)) = incoming.next().await {
+        while let Ok(Some(message)) = stream.from_daemon.message().await {
             let Ok(Some(progress)) = any::unpack::<types::Progress>(&message, "containerd.types.transfer.Progress")
             else {
                 continue;
@@ -116,5 +111,6 @@ async fn show_progress(client: &Client, id: &str) -> Result<tokio::task::JoinHan
                 _ => {}
             }
         }
-    }))
+    });
+    Ok((id, showing))
 }
