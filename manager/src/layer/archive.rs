@@ -14,7 +14,7 @@ use super::entry::{Entry, Kind, allowed, refused, time_of};
 use super::header::{self, BLOCK, Block, GNU, POSIX};
 use crate::error::{Doing as _, Error, Result};
 
-const DOING: &str = "reading the layer's archive";
+const DOING: &str = "reading the archive";
 
 pub struct Archive<R> {
     stream: R,

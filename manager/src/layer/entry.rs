@@ -116,7 +116,7 @@ pub fn cleaned(path: &Path) -> Result<PathBuf> {
 /// # Errors
 /// Always.
 pub fn refused<T>(path: &Path, why: &str) -> Result<T> {
-    Err(Error::InvalidArgument(format!("the layer's entry {}: {why}", path.display())))
+    Err(Error::InvalidArgument(format!("the archive's entry {}: {why}", path.display())))
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ pub fn apply(stream: impl Read, folder: &Path, removals: Removals) -> Result<App
     }
     let implied = unpacker.finish()?;
     let mut meter = archive.into_inner();
-    let doing = || "reading the layer's archive".to_owned();
+    let doing = || "reading the archive".to_owned();
     io::copy(&mut meter, &mut io::sink()).doing(doing)?; // what follows the archive is part of the digest
     let (diff_id, size) = meter.end();
     Ok(Applied { diff_id, size, implied })

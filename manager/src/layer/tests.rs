@@ -167,7 +167,7 @@ fn malformed_extensions_are_an_error_and_not_skipped() {
     archive[at - 2] = b'z'; // the length before it
     let dir = tempfile::tempdir().unwrap();
     let error = apply(archive.as_slice(), dir.path(), Removals::Overlay).unwrap_err().to_string();
-    assert_eq!(error, "reading the layer's archive: a pax record is malformed: invalid argument");
+    assert_eq!(error, "reading the archive: a pax record is malformed: invalid argument");
 }
 
 /// A header that claims to be followed by `size` bytes.
@@ -191,7 +191,7 @@ fn a_description_that_never_ends_is_refused_before_it_fills_memory() {
         let dir = tempfile::tempdir().unwrap();
         let endless = io::Read::chain(io::Cursor::new(claims(kind, 1 << 60)), io::repeat(b'a'));
         let error = apply(endless, dir.path(), Removals::Overlay).unwrap_err().to_string();
-        assert_eq!(error, "reading the layer's archive: an entry's header is too long: invalid argument", "{kind:?}");
+        assert_eq!(error, "reading the archive: an entry's header is too long: invalid argument", "{kind:?}");
     }
 }
 
@@ -200,7 +200,7 @@ fn a_layer_past_the_limit_is_refused_before_its_file_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let endless = io::Read::chain(io::Cursor::new(claims(Regular, LARGEST + 1)), io::repeat(0));
     let error = apply(endless, dir.path(), Removals::Overlay).unwrap_err().to_string();
-    assert_eq!(error, "the layer's entry claim: the layer unpacks to more than 64 GiB: invalid argument");
+    assert_eq!(error, "the archive's entry claim: the layer unpacks to more than 64 GiB: invalid argument");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 

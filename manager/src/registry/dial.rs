@@ -15,9 +15,12 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
+use rustls::CertificateError;
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tower::Service;
@@ -46,12 +49,18 @@ fn tls(host: &Host) -> Result<rustls::ClientConfig> {
     } else {
         let mut roots = rustls::RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let mut named = Vec::new();
         for file in &host.ca {
             for certificate in certificates(file)? {
-                roots.add(certificate).map_err(|error| unreadable(file, &error))?;
+                roots.add(certificate.clone()).map_err(|error| unreadable(file, &error))?;
+                named.push(certificate);
             }
         }
-        config.with_root_certificates(roots)
+        let by_authority = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|error| Error::Internal(format!("reading the certificates that this machine trusts: {error}")))?;
+        let verifier = Named { by_authority, named };
+        config.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
     };
     match host.clients.as_slice() {
         [] => Ok(config.with_no_client_auth()),
@@ -76,6 +85,56 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
 
 fn unreadable(file: &Path, error: &dyn std::fmt::Display) -> Error {
     Error::InvalidArgument(format!("reading {}: {error}", file.display()))
+}
+
+/// Takes what an authority vouches for, and the very certificates that were named as trusted: a registry that signed its
+/// own, as many do, has one that says it is an authority, which by the rules no server is.
+#[derive(Debug)]
+struct Named {
+    by_authority: Arc<WebPkiServerVerifier>,
+    named: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Named {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        status: &[u8],
+        now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        let vouched = self.by_authority.verify_server_cert(certificate, between, name, status, now);
+        match vouched {
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_))) if self.named.contains(certificate) => {
+                rustls::client::verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            answer => answer,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &rustls::DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_authority.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &rustls::DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_authority.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.by_authority.supported_verify_schemes()
+    }
 }
 
 /// Takes any certificate, as `skip_verify` asks; that the other side has its key is still checked.

@@ -231,7 +231,7 @@ impl Server {
             } else if text.contains("onnection refused") {
                 ": connect: connection refused"
             } else if text.contains("certificate") {
-                ": tls: failed to verify certificate: x509"
+                " (tls: failed to verify certificate: x509)"
             } else {
                 ""
             };

@@ -25,6 +25,7 @@ use tare_proto::containerd::services::snapshots::v1::{Info, Kind};
 use tare_proto::containerd::types::Mount;
 
 use crate::error::{Error, Result};
+use crate::layer::Removals;
 use crate::names::{Labels, Namespace, check_labels};
 use crate::store::{Rows, Store, kind};
 use folders::Folders;
@@ -213,6 +214,11 @@ impl Snapshots {
     /// Never: the overlay is always there.
     pub fn layer(&self, number: u64) -> PathBuf {
         self.engine(OVERLAY).expect("it is always there").folders.layer(number)
+    }
+
+    /// How removals are written in an overlay layer.
+    pub fn removals(&self) -> Removals {
+        if overlay::in_user_namespace() { Removals::UserOverlay } else { Removals::Overlay }
     }
 
     /// The folders of a committed overlay snapshot and all below it, top first.

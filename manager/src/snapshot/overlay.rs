@@ -20,12 +20,21 @@ pub struct Overlay {
     /// Whether the kernel knows the option. The inode index would tie an upper folder to the lower ones it was first
     /// mounted with, and refuse it on others: "Sharing and copying layers".
     index: bool,
+    /// Whether overlayfs keeps what it has to remember in attributes of the user: others it cannot set.
+    user: bool,
 }
 
 impl Overlay {
     pub fn new() -> Overlay {
-        Overlay { index: Path::new("/sys/module/overlay/parameters/index").exists() }
+        Overlay { index: Path::new("/sys/module/overlay/parameters/index").exists(), user: in_user_namespace() }
     }
+}
+
+/// Whether root is only root of a user namespace: then attributes that begin with `trusted.` are out of reach, and overlayfs is
+/// mounted with `userxattr`. Source: user_namespaces(7), kernel overlayfs.rst, "Unprivileged mounts".
+pub fn in_user_namespace() -> bool {
+    let whole = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
+    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !whole(map))
 }
 
 impl Snapshotter for Overlay {
@@ -59,6 +68,9 @@ impl Snapshotter for Overlay {
                 options.push(format!("lowerdir={}", lower.join(":")));
                 if self.index {
                     options.push("index=off".into());
+                }
+                if self.user {
+                    options.push("userxattr".into());
                 }
                 Mount { r#type: "overlay".into(), source: "overlay".into(), target: String::new(), options }
             }

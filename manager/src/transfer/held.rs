@@ -12,8 +12,10 @@ use crate::identity;
 use crate::names::{Digest, Labels, Namespace};
 use crate::store::{Store, kind};
 
-/// A daemon that is killed leaves its lease; it ends by itself.
+/// A daemon that is killed leaves its leases; they end at the next start, or by themselves.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Says of a lease that it is one of ours.
+const OURS: &str = "tare.transfer";
 
 pub struct Held {
     store: Store,
@@ -31,11 +33,26 @@ impl Drop for Held {
 }
 
 impl Transfers {
+    /// Ends the leases of transfers that were under way when the daemon was killed. For the start, when none is.
+    ///
+    /// # Errors
+    /// The database is damaged.
+    pub fn recover(&self) -> Result<()> {
+        for namespace in self.store.namespaces()? {
+            for (id, lease) in self.store.list::<Lease>(kind::LEASE, &namespace)? {
+                if lease.labels.contains_key(OURS) {
+                    gc::release(&self.store, &namespace, &id)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn hold(&self, namespace: &Namespace) -> Result<Held> {
         let now = SystemTime::now();
         let lease = format!("transfer-{}", identity::random()?);
         let expire = humantime::format_rfc3339_seconds(now + LIFE).to_string();
-        let labels = Labels::from([("containerd.io/gc.expire".into(), expire)]);
+        let labels = Labels::from([("containerd.io/gc.expire".into(), expire), (OURS.into(), "true".into())]);
         let row = Lease { id: lease.clone(), created_at: Some(now.into()), labels };
         self.store.change(|rows| rows.put(kind::LEASE, namespace, &lease, &row))?;
         Ok(Held { store: self.store.clone(), content: self.content.clone(), namespace: namespace.clone(), lease })

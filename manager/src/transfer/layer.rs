@@ -16,7 +16,7 @@ use super::progress::{Progress, State};
 use super::unpack::check_diff_id;
 use crate::content::Writer;
 use crate::error::{Error, Result};
-use crate::layer::{self, Applied, Removals};
+use crate::layer::{self, Applied};
 use crate::names::{Digest, Labels};
 use crate::registry::Registry;
 use crate::snapshot::OVERLAY;
@@ -189,7 +189,7 @@ impl Job {
             return Err(Error::FailedPrecondition(format!("the layer's digest is {digest}, not {}", self.digest)));
         }
         let mut labels = self.labels.clone();
-        if let Some(diff_id) = &self.diff_id {
+        if let (Some(diff_id), Some(_)) = (&self.diff_id, &unpacked) {
             labels.insert("containerd.io/uncompressed".into(), diff_id.to_string());
         }
         match writer.commit(self.descriptor.size, Some(&self.digest), &labels) {
@@ -203,7 +203,7 @@ impl Job {
         let snapshots = &self.transfers.snapshots;
         snapshots.prepare(&self.held.namespace, OVERLAY, key, "", &Labels::new(), false)?;
         let row = snapshots.row(&self.held.namespace, OVERLAY, key)?;
-        let applied = layer::apply(stream, &snapshots.layer(row.number), Removals::Overlay)?;
+        let applied = layer::apply(stream, &snapshots.layer(row.number), snapshots.removals())?;
         if let Some(diff_id) = &self.diff_id {
             check_diff_id(&applied.diff_id, diff_id)?;
         }

@@ -43,6 +43,8 @@ pub struct Transfers {
     pub(crate) snapshots: Snapshots,
     /// Told when the daemon ends: nobody waits for a network then.
     ending: watch::Sender<bool>,
+    /// Told when whoever asked for this transfer has gone.
+    unwanted: watch::Sender<bool>,
 }
 
 /// Whether the one who asked still wants it. Dropped, it says no.
@@ -56,7 +58,8 @@ impl Drop for Wanted {
 
 impl Transfers {
     pub fn new(store: Store, content: Content, snapshots: Snapshots) -> Transfers {
-        Transfers { store, content, snapshots, ending: watch::Sender::new(false) }
+        let (ending, unwanted) = (watch::Sender::new(false), watch::Sender::new(false));
+        Transfers { store, content, snapshots, ending, unwanted }
     }
 
     /// Whatever waits for a network gives up, now and from now on.
@@ -66,23 +69,17 @@ impl Transfers {
 
     /// The same stores, for a transfer that ends with the answer or with the daemon.
     pub fn wanted(&self) -> (Wanted, Transfers) {
-        let own = watch::Sender::new(*self.ending.borrow());
-        let (mut ending, relay) = (self.ending.subscribe(), own.clone());
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = ending.wait_for(|ending| *ending) => { relay.send_replace(true); }
-                () = relay.closed() => {}
-            }
-        });
-        (Wanted(own.clone()), Transfers { ending: own, ..self.clone() })
+        let unwanted = watch::Sender::new(false);
+        (Wanted(unwanted.clone()), Transfers { unwanted, ..self.clone() })
     }
 
     /// Does what waits for a network, unless nobody waits for that any more.
     async fn unless_ended<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let mut ending = self.ending.subscribe();
+        let (mut ending, mut unwanted) = (self.ending.subscribe(), self.unwanted.subscribe());
         tokio::select! {
             biased;
-            _ = ending.wait_for(|ending| *ending) => Err(Error::Unavailable("the transfer was cancelled".into())),
+            _ = ending.wait_for(|ending| *ending) => Err(Error::Unavailable("the daemon is ending".into())),
+            _ = unwanted.wait_for(|unwanted| *unwanted) => Err(Error::Unavailable("the transfer was cancelled".into())),
             answer = work => answer,
         }
     }

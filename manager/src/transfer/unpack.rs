@@ -97,6 +97,8 @@ impl Transfers {
         let mounts = self.snapshots.prepare(ns, snapshotter, key, parent, &labels, false)?;
         let applied = layer::Target::of(&mounts)?.unpack(blob)?;
         check_diff_id(&applied.diff_id, diff_id)?;
+        let known = Labels::from([("containerd.io/uncompressed".into(), diff_id.to_string())]);
+        held.relabel(&layer.digest()?, &known)?;
         match self.snapshots.commit(ns, snapshotter, name, key, &labels, None) {
             Err(Error::AlreadyExists(_)) => self.snapshots.remove(ns, snapshotter, key), // another one was faster
             answer => answer,
