@@ -61,8 +61,13 @@ impl Node {
     }
 
     /// What a container of an image says.
-    fn says(&self, image: &str, id: &str) -> String {
-        self.ok(&format!("run --rm {image} {id} echo it works"))
+    fn says(&self, image: &str) -> String {
+        self.ok(&format!("run --rm {image} {} echo it works", self.id()))
+    }
+
+    /// A name that no other test's container has: runc keeps those of all daemons in one folder.
+    fn id(&self) -> String {
+        format!("images-{}", self.registry.reference("").trim_end_matches('/').replace(['.', ':'], "-"))
     }
 
     /// Without this image and what only it needs.
@@ -101,10 +106,11 @@ fn what_a_container_changed_is_a_layer() {
         let (node, name) = Node::with_image(kind, ctr);
         let changes = "echo new >/etc/new; rm /etc/group; mkdir /d; chmod 700 /tmp";
         let mut run = node.daemon.ctr(ctr).unwrap();
-        let run = run.args(["run", &name, "one", "sh", "-c", changes]).output().unwrap();
+        let id = node.id();
+        let run = run.args(["run", &name, &id, "sh", "-c", changes]).output().unwrap();
         assert!(run.status.success(), "{}", text(&run));
         for (media_type, file) in [("", "gzip"), ("--media-type application/vnd.oci.image.layer.v1.tar", "plain")] {
-            let out = node.ctr(&format!("snapshot diff {media_type} one"));
+            let out = node.ctr(&format!("snapshot diff {media_type} {id}"));
             assert!(out.status.success(), "{}\n{}", text(&out), node.daemon.log());
             let layer = node.file(file);
             std::fs::write(&layer, out.stdout).unwrap();
@@ -115,7 +121,7 @@ fn what_a_container_changed_is_a_layer() {
             assert!(!listed.iter().any(|entry| entry.starts_with("bin")), "{listed:?}");
         }
         // Nobody names the layer any more.
-        node.ok("container rm one");
+        node.ok(&format!("container rm {id}"));
         node.without(&name);
     });
 }
@@ -137,7 +143,7 @@ fn an_exported_image_comes_back_as_it_was() {
             assert_eq!(node.ok("image ls -q").trim(), name);
             let back = node.ok("content ls -q");
             assert!(content.lines().all(|digest| back.contains(digest)), "{content} {back}");
-            assert_eq!(node.says(&name, "one"), "it works\n");
+            assert_eq!(node.says(&name), "it works\n");
         }
         // Under another name, and by digest.
         let archive = node.file("image.tar");
@@ -162,7 +168,7 @@ fn docker_s_archives_are_read() {
         for way in ways(ctr) {
             node.ok(&format!("image import {way} {}", docker.display()));
             assert_eq!(node.ok("image ls -q").trim(), "b.example/saved:1");
-            assert_eq!(node.says("b.example/saved:1", "one"), "it works\n");
+            assert_eq!(node.says("b.example/saved:1"), "it works\n");
             node.without("b.example/saved:1");
         }
     }
@@ -202,7 +208,7 @@ fn a_pushed_image_can_be_pulled_by_all() {
             skopeo(&[&format!("docker://{pushed}"), &format!("oci:{}:1", node.file(&format!("layout{n}")).display())]);
             node.without(&name);
             node.ok(&format!("image pull {way} --plain-http {pushed}"));
-            assert_eq!(node.says(&pushed, "one"), "it works\n");
+            assert_eq!(node.says(&pushed), "it works\n");
             node.without(&pushed);
             node.ok(&format!("image pull {way} --plain-http {name}"));
         }
@@ -242,7 +248,7 @@ fn a_locked_registry_wants_a_name_and_a_password() {
             assert!(!said.contains("wrong"), "{said}");
             node.fails(&format!("image pull {way} --plain-http {to}"));
             node.ok(&format!("image pull {way} --plain-http --user {NAME}:{PASSWORD} {to}"));
-            assert_eq!(node.says(&to, "one"), "it works\n");
+            assert_eq!(node.says(&to), "it works\n");
             node.ok(&format!("image rm --sync {to}"));
         }
     });
@@ -274,7 +280,7 @@ fn a_registry_s_certificate_is_trusted_only_if_it_is_named() {
             write("skip_verify = true");
             node.ok(&format!("image rm --sync {to}"));
             node.ok(&format!("image pull {way} {ask} {to}"));
-            assert_eq!(node.says(&to, "one"), "it works\n");
+            assert_eq!(node.says(&to), "it works\n");
             node.ok(&format!("image rm --sync {to}"));
         }
     });
@@ -285,13 +291,15 @@ fn an_image_is_tagged_checked_measured_converted_and_looked_into() {
     everywhere(|kind, ctr| {
         let (node, name) = Node::with_image(kind, ctr);
         node.ok(&format!("image tag {name} c.example/again:1"));
-        assert_eq!(node.says("c.example/again:1", "one"), "it works\n");
+        assert_eq!(node.says("c.example/again:1"), "it works\n");
         let checked = node.ok(&format!("image check name=={name}"));
         assert!(checked.contains("complete (") && checked.contains("true"), "{checked}");
-        let usage = node.ok(&format!("image usage {name}"));
-        assert!(usage.contains("MiB") || usage.contains("KiB"), "{usage}");
+        if ctr == "newer" {
+            let usage = node.ok(&format!("image usage {name}"));
+            assert!(usage.contains("MiB") || usage.contains("KiB"), "{usage}");
+        }
         node.ok(&format!("image convert --uncompress {name} c.example/plain:1"));
-        assert_eq!(node.says("c.example/plain:1", "two"), "it works\n");
+        assert_eq!(node.says("c.example/plain:1"), "it works\n");
         let place = node.file("mounted");
         std::fs::create_dir(&place).unwrap();
         node.ok(&format!("image mount {name} {}", place.display()));
@@ -327,7 +335,7 @@ fn of_several_platforms_one_or_all_are_taken() {
         let copy = node.registry.reference("copy:1");
         node.ok(&format!("image push --plain-http {copy} {both}"));
         node.ok(&format!("image pull --plain-http {copy}"));
-        assert_eq!(node.says(&copy, "one"), "it works\n");
+        assert_eq!(node.says(&copy), "it works\n");
     });
 }
 
@@ -342,7 +350,10 @@ fn an_image_is_unpacked_to_the_snapshotter_that_is_asked_for() {
             node.ok(&format!("image pull {way} --plain-http --snapshotter native {name}"));
             assert!(node.ok("snapshot --snapshotter native ls").contains("Committed"));
             assert!(!node.ok("snapshot ls").contains("Committed"));
-            assert_eq!(node.ok(&format!("run --rm --snapshotter native {name} one echo it works")), "it works\n");
+            assert_eq!(
+                node.ok(&format!("run --rm --snapshotter native {name} {} echo it works", node.id())),
+                "it works\n"
+            );
             node.without(&name);
         }
     });
@@ -450,12 +461,9 @@ fn a_daemon_that_was_killed_while_it_pulled_pulls_again_and_leaves_nothing() {
         node.ok(&words);
         assert_eq!(node.ok("image ls -q").trim(), name);
         node.ok(&format!("image rm --sync {name}"));
-        // What a client writes by itself it holds by a lease, for a day.
-        let of_client = ctr == "bookworm";
-        if of_client {
-            let lease = node.ok("leases ls -q");
-            node.ok(&format!("leases rm --sync {}", lease.split_whitespace().collect::<Vec<_>>().join(" ")));
-        }
+        // What a client asks for it holds by a lease of its own, for a day.
+        let leases = node.ok("leases ls -q");
+        node.ok(&format!("leases rm --sync {}", leases.split_whitespace().collect::<Vec<_>>().join(" ")));
         assert_eq!(node.ok("content ls -q"), "", "{ctr}");
         assert_eq!(node.ok("leases ls -q"), "", "{ctr}");
         let root = node.dir.path().join("root");
