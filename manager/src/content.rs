@@ -278,8 +278,9 @@ impl Content {
             Some(size) => size,
             None => std::io::copy(&mut file, &mut HashWriter(&mut hash)).doing(doing)?,
         };
-        let started =
-            fs::metadata(folder.join("data")).and_then(|there| there.created()).unwrap_or_else(|_| SystemTime::now());
+        let meta = fs::metadata(folder.join("data")).doing(doing)?;
+        let updated = meta.modified().doing(doing)?;
+        let started = meta.created().unwrap_or(updated);
         Ok(Writer {
             content: self.clone(),
             namespace: namespace.clone(),
@@ -291,6 +292,7 @@ impl Content {
             total,
             expected: expected.cloned(),
             started,
+            updated,
             shared: shared.is_some(),
             _lock: lock,
         })
@@ -449,6 +451,7 @@ pub struct Writer {
     total: u64,
     expected: Option<Digest>,
     started: SystemTime,
+    updated: SystemTime,
     /// Nothing was written: the blob is another namespace's.
     shared: bool,
     _lock: Lock,
@@ -464,6 +467,7 @@ impl Writer {
         self.file.write_all_at(bytes, self.offset).doing(|| format!("writing {}", self.reference))?;
         self.hash.update(bytes);
         self.offset += bytes.len() as u64;
+        self.updated = SystemTime::now();
         Ok(())
     }
 
@@ -486,7 +490,7 @@ impl Writer {
             total: self.total,
             expected: self.expected.as_ref().map_or(String::new(), ToString::to_string),
             started: self.started,
-            updated: SystemTime::now(),
+            updated: self.updated,
         }
     }
 

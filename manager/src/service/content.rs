@@ -147,7 +147,7 @@ impl pb::content_server::Content for Services {
     }
 }
 
-/// The bytes that are asked for: all from `offset` if `size` is 0.
+/// The bytes that are asked for: all from `offset` if `size` is 0, fewer than `size` where the blob ends.
 fn range(total: i64, offset: i64, size: i64) -> Result<(u64, u64)> {
     if offset < 0 || size < 0 {
         return Err(Error::InvalidArgument(format!("reading {size} bytes at {offset}")));
@@ -155,10 +155,7 @@ fn range(total: i64, offset: i64, size: i64) -> Result<(u64, u64)> {
     if offset > total {
         return Err(Error::OutOfRange(format!("reading at {offset} of {total} bytes")));
     }
-    let end = if size == 0 { total } else { offset.saturating_add(size) };
-    if end > total {
-        return Err(Error::OutOfRange(format!("reading {size} bytes at {offset} of {total}")));
-    }
+    let end = if size == 0 { total } else { offset.saturating_add(size).min(total) };
     Ok((offset.unsigned_abs(), end.unsigned_abs()))
 }
 
@@ -203,9 +200,9 @@ mod tests {
             ((10, 4, 6), Some((4, 10))),
             ((10, 10, 0), Some((10, 10))),
             ((10, 11, 0), None),
-            ((10, 4, 7), None),
+            ((10, 4, 7), Some((4, 10))),
             ((10, -1, 0), None),
-            ((10, 1, i64::MAX), None),
+            ((10, 1, i64::MAX), Some((1, 10))),
         ] {
             assert_eq!(range(total, offset, size).ok(), expected, "{total} {offset} {size}");
         }

@@ -286,8 +286,9 @@ impl Snapshots {
                 info.parent = parent.into();
             }
             info.set_kind(Kind::Committed);
-            info.updated_at = Some(SystemTime::now().into());
-            info.labels.extend(labels.clone());
+            // It is a new thing, as containerd has it: its times and labels are not those of what was written on.
+            let now = Some(SystemTime::now().into());
+            (info.created_at, info.updated_at, info.labels) = (now, now, labels.clone());
             (row.size, row.inodes) = (size, inodes);
             rows.remove(kind::SNAPSHOT, namespace.as_str(), &name(snapshotter, key))?;
             rows.put(kind::SNAPSHOT, namespace, &name(snapshotter, new), &row)
