@@ -87,11 +87,12 @@ async fn serve(config: &Config, mut passed: Passed, set_level: SetLevel) -> Resu
     beside.spawn(services.collector.clone().run());
     beside.spawn(services.restarts(config.plugins.restart.interval.0).run());
     let debug = watch(config, &metrics, set_level, &mut passed, &mut beside).await?;
-    let grpc = Socket::bind(&config.grpc.address, 0o660, Some((config.grpc.uid, config.grpc.gid)), &mut passed)?;
     let routes = cri.add_to(services.routes());
     if !config.grpc.tcp_address.is_empty() {
         beside.spawn(on_port(config, &metrics, routes.clone()).await?);
     }
+    // The last one: whoever can connect finds all the others too.
+    let grpc = Socket::bind(&config.grpc.address, 0o660, Some((config.grpc.uid, config.grpc.gid)), &mut passed)?;
     let mut ends = Ends::new()?;
     let server = Server::builder().layer(metrics).add_routes(routes);
     let served =

@@ -14,6 +14,7 @@ pub mod debug;
 pub mod error;
 pub mod event;
 pub mod filter;
+pub mod fsck;
 pub mod gc;
 pub mod identity;
 pub mod images;

@@ -1,10 +1,14 @@
 //! Rows: everything that is small and must be true after a power cut, in one redb file, one transaction a change.
 //!
+//! After a write that failed (the disk is full) redb wants the file closed and opened again; the next who comes does that.
+//!
 //! A key is `kind NUL namespace NUL name`; a value is the protobuf message of that kind. Row `version` holds the version of
 //! this format; a newer one is refused.
 
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use prost::Message;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -38,9 +42,20 @@ pub mod kind {
 /// Clones share it.
 #[derive(Clone)]
 pub struct Store {
-    database: Arc<Database>,
+    file: Arc<File>,
     journal: Arc<Mutex<Option<Vec<Written>>>>,
 }
+
+struct File {
+    path: PathBuf,
+    /// Nothing only while it is being opened again.
+    database: RwLock<Option<Arc<Database>>>,
+    health: Health,
+}
+
+/// Whether a read or write has failed: then redb does nothing more on this handle.
+#[derive(Clone, Default)]
+struct Health(Arc<AtomicBool>);
 
 /// A row that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,8 +65,25 @@ pub struct Written {
     pub name: String,
 }
 
-fn failed(error: impl std::fmt::Display) -> Error {
-    Error::Unknown(format!("the database: {error}"))
+impl Health {
+    fn failed(&self, error: impl Into<redb::Error>) -> Error {
+        let text = |error: &dyn std::fmt::Display| format!("the database: {error}");
+        match error.into() {
+            redb::Error::Io(error) => {
+                self.0.store(true, Ordering::SeqCst);
+                Error::io("the database", &error)
+            }
+            error @ redb::Error::PreviousIo => {
+                self.0.store(true, Ordering::SeqCst);
+                Error::Unavailable(text(&error))
+            }
+            error => Error::Unknown(text(&error)),
+        }
+    }
+}
+
+fn unreadable(error: &prost::DecodeError) -> Error {
+    Error::Unknown(format!("the database: a row cannot be read: {error}"))
 }
 
 fn key(kind: &str, namespace: &str, name: &str) -> String {
@@ -64,9 +96,9 @@ impl Store {
     /// # Errors
     /// It is in use, damaged, or of a newer format.
     pub fn open(path: &Path) -> Result<Store> {
-        let database = Database::create(path)
-            .map_err(|error| Error::Unknown(format!("opening the database {}: {error}", path.display())))?;
-        let store = Store { database: Arc::new(database), journal: Arc::default() };
+        let database = RwLock::new(Some(Arc::new(open(path)?)));
+        let file = File { path: path.to_owned(), database, health: Health::default() };
+        let store = Store { file: Arc::new(file), journal: Arc::default() };
         store.change(|rows| match rows.bytes("version")? {
             None => rows.put_bytes("version", VERSION.as_bytes()),
             Some(found) if found == VERSION.as_bytes() => Ok(()),
@@ -78,6 +110,18 @@ impl Store {
             }
         })?;
         Ok(store)
+    }
+
+    /// Checks every page of a database that nobody has open; what a crash left undone is done.
+    ///
+    /// # Errors
+    /// It is in use or damaged.
+    pub fn check(path: &Path) -> Result<()> {
+        let failed = |error: &dyn std::fmt::Display| {
+            Error::Unknown(format!("checking the database {}: {error}", path.display()))
+        };
+        let checked = open(path)?.check_integrity().map_err(|error| failed(&error))?;
+        if checked { Ok(()) } else { Err(failed(&"it was damaged, and is whole again without its last changes")) }
     }
 
     /// One row.
@@ -116,8 +160,9 @@ impl Store {
     /// # Errors
     /// The database is damaged.
     pub fn view(&self) -> Result<View> {
-        let read = self.database.begin_read().map_err(failed)?;
-        Ok(View { table: read.open_table(ROWS).map_err(failed)? })
+        let health = self.file.health.clone();
+        let read = self.file.database()?.begin_read().map_err(|error| health.failed(error))?;
+        Ok(View { table: read.open_table(ROWS).map_err(|error| health.failed(error))?, health })
     }
 
     /// Notes from now on what is written: a view that is taken afterwards has every row that the journal lacks. There is
@@ -127,9 +172,10 @@ impl Store {
     /// The database is damaged.
     pub fn watch(&self) -> Result<Journal<'_>> {
         // Changes come one after the other, so none is under way now: each is in the view, or in the journal.
-        let write = self.database.begin_write().map_err(failed)?;
+        let health = &self.file.health;
+        let write = self.file.database()?.begin_write().map_err(|error| health.failed(error))?;
         *self.journal() = Some(Vec::new());
-        write.abort().map_err(failed)?;
+        write.abort().map_err(|error| health.failed(error))?;
         Ok(Journal { store: self })
     }
 
@@ -151,19 +197,61 @@ impl Store {
     /// # Errors
     /// What `change` refuses, and then nothing is changed; or the disk is full.
     pub fn change<T>(&self, change: impl FnOnce(&mut Rows<'_>) -> Result<T>) -> Result<T> {
-        let write = self.database.begin_write().map_err(failed)?;
+        let health = &self.file.health;
+        let write = self.file.database()?.begin_write().map_err(|error| health.failed(error))?;
         let (result, written) = {
-            let table = write.open_table(ROWS).map_err(failed)?;
-            let mut rows = Rows { table, written: self.journal().is_some().then(Vec::new) };
+            let table = write.open_table(ROWS).map_err(|error| health.failed(error))?;
+            let written = self.journal().is_some().then(Vec::new);
+            let mut rows = Rows { table, written, health: health.clone() };
             (change(&mut rows)?, rows.written)
         };
         // Before the commit: once the next change begins, the journal has what this one wrote.
         if let (Some(journal), Some(written)) = (&mut *self.journal(), written) {
             journal.extend(written);
         }
-        write.commit().map_err(failed)?;
+        write.commit().map_err(|error| health.failed(error))?;
         Ok(result)
     }
+}
+
+impl File {
+    /// The database, opened again if it has failed.
+    fn database(&self) -> Result<Arc<Database>> {
+        if self.health.0.load(Ordering::SeqCst) {
+            self.open_again()?;
+        }
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        database.clone().ok_or_else(|| Error::Unavailable("the database is being opened again".into()))
+    }
+
+    fn open_again(&self) -> Result<()> {
+        // Those who still use the old handle end soon; until then the file's lock is theirs.
+        const TRIES: u32 = 200;
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        if !self.health.0.load(Ordering::SeqCst) {
+            return Ok(()); // somebody else did it meanwhile
+        }
+        *database = None;
+        let mut opened = open(&self.path);
+        for _ in 1..TRIES {
+            if opened.is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+            opened = open(&self.path);
+        }
+        *database = Some(Arc::new(opened?));
+        self.health.0.store(false, Ordering::SeqCst);
+        tracing::warn!("the database was opened again after a failure");
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> Result<Database> {
+    Database::create(path).map_err(|error| match redb::Error::from(error) {
+        redb::Error::Io(error) => Error::io(format!("opening the database {}", path.display()), &error),
+        error => Error::Unknown(format!("opening the database {}: {error}", path.display())),
+    })
 }
 
 /// What was written since [`Store::watch`]. Dropping it ends the notes.
@@ -187,14 +275,16 @@ impl Drop for Journal<'_> {
 /// All rows at one moment.
 pub struct View {
     table: redb::ReadOnlyTable<&'static str, &'static [u8]>,
+    health: Health,
 }
 
 impl View {
     /// # Errors
     /// The database is damaged.
     pub fn get<M: Message + Default>(&self, kind: &str, namespace: &Namespace, name: &str) -> Result<Option<M>> {
-        let value = self.table.get(key(kind, namespace.as_str(), name).as_str()).map_err(failed)?;
-        value.map(|value| M::decode(value.value()).map_err(failed)).transpose()
+        let value =
+            self.table.get(key(kind, namespace.as_str(), name).as_str()).map_err(|error| self.health.failed(error))?;
+        value.map(|value| M::decode(value.value()).map_err(|error| unreadable(&error))).transpose()
     }
 
     /// Every row of a kind in a namespace whose name begins so, in the order of their names.
@@ -210,12 +300,12 @@ impl View {
     ) -> Result<()> {
         let start = key(kind, namespace, begin);
         let own = key(kind, namespace, "").len();
-        for row in self.table.range(start.as_str()..).map_err(failed)? {
-            let (name, value) = row.map_err(failed)?;
+        for row in self.table.range(start.as_str()..).map_err(|error| self.health.failed(error))? {
+            let (name, value) = row.map_err(|error| self.health.failed(error))?;
             if !name.value().starts_with(&start) {
                 break;
             }
-            what(&name.value()[own..], M::decode(value.value()).map_err(failed)?);
+            what(&name.value()[own..], M::decode(value.value()).map_err(|error| unreadable(&error))?);
         }
         Ok(())
     }
@@ -226,15 +316,16 @@ pub struct Rows<'t> {
     table: redb::Table<'t, &'static str, &'static [u8]>,
     /// For the journal, if there is one.
     written: Option<Vec<Written>>,
+    health: Health,
 }
 
 impl Rows<'_> {
     fn bytes(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        Ok(self.table.get(key).map_err(failed)?.map(|value| value.value().to_vec()))
+        Ok(self.table.get(key).map_err(|error| self.health.failed(error))?.map(|value| value.value().to_vec()))
     }
 
     fn put_bytes(&mut self, key: &str, value: &[u8]) -> Result<()> {
-        self.table.insert(key, value).map_err(failed)?;
+        self.table.insert(key, value).map_err(|error| self.health.failed(error))?;
         Ok(())
     }
 
@@ -242,7 +333,7 @@ impl Rows<'_> {
     /// The database is damaged.
     pub fn get<M: Message + Default>(&self, kind: &str, namespace: &Namespace, name: &str) -> Result<Option<M>> {
         self.bytes(&key(kind, namespace.as_str(), name))?
-            .map(|value| M::decode(value.as_slice()).map_err(failed))
+            .map(|value| M::decode(value.as_slice()).map_err(|error| unreadable(&error)))
             .transpose()
     }
 
@@ -253,10 +344,10 @@ impl Rows<'_> {
     pub fn list<M: Message + Default>(&self, kind: &str, namespace: &Namespace) -> Result<Vec<(String, M)>> {
         let begin = key(kind, namespace.as_str(), "");
         let mut list = Vec::new();
-        for row in self.table.range(begin.as_str()..).map_err(failed)? {
-            let (name, value) = row.map_err(failed)?;
+        for row in self.table.range(begin.as_str()..).map_err(|error| self.health.failed(error))? {
+            let (name, value) = row.map_err(|error| self.health.failed(error))?;
             let Some(name) = name.value().strip_prefix(begin.as_str()) else { break };
-            list.push((name.to_owned(), M::decode(value.value()).map_err(failed)?));
+            list.push((name.to_owned(), M::decode(value.value()).map_err(|error| unreadable(&error))?));
         }
         Ok(list)
     }
@@ -292,7 +383,9 @@ impl Rows<'_> {
     /// # Errors
     /// The database is damaged.
     pub fn get_global<M: Message + Default>(&self, kind: &str, name: &str) -> Result<Option<M>> {
-        self.bytes(&key(kind, "", name))?.map(|value| M::decode(value.as_slice()).map_err(failed)).transpose()
+        self.bytes(&key(kind, "", name))?
+            .map(|value| M::decode(value.as_slice()).map_err(|error| unreadable(&error)))
+            .transpose()
     }
 
     /// Removes a row; whether it was there.
@@ -300,7 +393,7 @@ impl Rows<'_> {
     /// # Errors
     /// The database is damaged.
     pub fn remove(&mut self, kind: &str, namespace: &str, name: &str) -> Result<bool> {
-        Ok(self.table.remove(key(kind, namespace, name).as_str()).map_err(failed)?.is_some())
+        Ok(self.table.remove(key(kind, namespace, name).as_str()).map_err(|error| self.health.failed(error))?.is_some())
     }
 
     /// The names of all rows of a kind in a namespace that begin so.
@@ -311,8 +404,8 @@ impl Rows<'_> {
         let start = key(kind, namespace, begin);
         let own = key(kind, namespace, "").len();
         let mut names = Vec::new();
-        for row in self.table.range(start.as_str()..).map_err(failed)? {
-            let (name, _) = row.map_err(failed)?;
+        for row in self.table.range(start.as_str()..).map_err(|error| self.health.failed(error))? {
+            let (name, _) = row.map_err(|error| self.health.failed(error))?;
             if !name.value().starts_with(&start) {
                 break;
             }
@@ -351,6 +444,35 @@ mod tests {
         drop(journal);
         put("after");
         assert!(noted(&store.watch().unwrap()).is_empty());
+    }
+
+    #[test]
+    fn a_full_disk_is_told_and_over_once_there_is_room_again() {
+        let dir = tempfile::tempdir().unwrap();
+        rustix::mount::mount("tmpfs", dir.path(), "tmpfs", rustix::mount::MountFlags::empty(), Some(c"size=16m"))
+            .unwrap();
+        let store = Store::open(&dir.path().join("db")).unwrap();
+        let ns = Namespace::parse("n").unwrap();
+        let put = |name: &str| {
+            let labels = [("l".to_owned(), "x".repeat(4000))].into();
+            let image = Image { name: name.into(), labels, ..Image::default() };
+            store.change(|rows| rows.put(kind::IMAGE, &ns, name, &image))
+        };
+        put("before").unwrap();
+        let ballast = dir.path().join("ballast");
+        let filled = std::fs::write(&ballast, vec![0; 32 << 20]);
+        assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+        let refused = (0..1000).find_map(|n| put(&n.to_string()).err().map(|error| (n, error))).unwrap();
+        assert!(matches!(refused.1, Error::ResourceExhausted(_)), "{refused:?}");
+        std::fs::remove_file(&ballast).unwrap();
+        put("after").unwrap();
+        let names: Vec<_> = store.list::<Image>(kind::IMAGE, &ns).unwrap().into_iter().map(|(name, _)| name).collect();
+        let expected = (0..refused.0).map(|n| n.to_string()).chain(["after".into(), "before".into()]);
+        let mut expected: Vec<_> = expected.collect();
+        expected.sort();
+        assert_eq!(names, expected, "what was answered is there, and nothing else");
+        drop(store);
+        rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
     }
 
     #[test]

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use tare_manager::config::{Config, Format, Level, Loaded, Overrides};
 use tare_manager::daemon;
 use tare_manager::debug::SetLevel;
-use tare_manager::error::Result;
+use tare_manager::error::{Error, Result};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -44,6 +44,12 @@ enum Command {
     Config {
         #[command(subcommand)]
         which: Which,
+    },
+    /// Check what is on disk against what should be, while no daemon runs
+    Fsck {
+        /// Take away what is damaged: a pull then brings it again
+        #[arg(long)]
+        repair: bool,
     },
     /// Publish an event that is read from standard input (for shims)
     #[command(hide = true)]
@@ -86,6 +92,7 @@ fn run(args: Args) -> Result<()> {
         Some(Command::Publish { topic, namespace }) => {
             daemon::publish(&told()?.config.grpc.address, &topic, &namespace)?;
         }
+        Some(Command::Fsck { repair }) => return fsck(&told()?.config, repair),
         None => {
             let Loaded { config, unknown } = told()?;
             let set_level = log(&config);
@@ -96,6 +103,20 @@ fn run(args: Args) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn fsck(config: &Config, repair: bool) -> Result<()> {
+    let (checked, findings) = tare_manager::fsck::check(&config.root)?;
+    for finding in &findings {
+        println!("{finding}");
+    }
+    if findings.is_empty() {
+        return Ok(());
+    }
+    if repair {
+        return checked.repair(&findings);
+    }
+    Err(Error::Unknown(format!("{} damaged: --repair takes away what is", findings.len())))
 }
 
 fn warned(loaded: Loaded) -> Config {

@@ -349,6 +349,14 @@ impl Snapshots {
         }
     }
 
+    /// Whether a snapshot's own folder is there.
+    ///
+    /// # Errors
+    /// `InvalidArgument` the snapshotter.
+    pub fn has_folder(&self, snapshotter: &str, number: u64) -> Result<bool> {
+        Ok(self.engine(snapshotter)?.folders.layer(number).is_dir())
+    }
+
     /// Removes the folder of a snapshot whose row was removed.
     ///
     /// # Errors
