@@ -112,7 +112,7 @@ left over:
 created: active
 stopped by systemd:
 refused: msg=\"linux.resources.memory.swap: 1 is below memory.limit (67108864), which it includes\"
-no program: msg=\"unable to start container process: exec: \\\"/nope\\\": stat /nope: no such file or directory\"
+no program: msg=\"tare run failed: unable to start container process: error during container init: exec: \\\"/nope\\\": stat /nope: no such file or directory\"
 undone:
 not a path: msg=\"linux.cgroupsPath: \\\"nonsense\\\" is not slice:prefix:name, which --systemd-cgroup needs\"
 its cgroup without a namespace: 67108864

@@ -16,7 +16,7 @@ use crate::hooks::{self, When};
 use crate::mount::root::Target;
 use crate::net_devices;
 use crate::notify::{self, Manager, Relay};
-use crate::plan::{self, CgroupView, Gate, Plan, Preserved, Receiver, Terminal, scheduling};
+use crate::plan::{self, CgroupView, Chroot, Gate, Plan, Preserved, Receiver, Terminal, scheduling};
 use crate::seccomp::{self, Instruction, Program};
 use crate::sentence::{last_steps, limit_sentence, sentence};
 use crate::state::{Id, SavedFilter, State, StateDir, start_time};
@@ -379,7 +379,13 @@ fn plan(
         global.log.warn("mounts are ignored: without a mount namespace they would be the host's");
     }
     Ok(Plan {
-        chroot: host_mounts.then_some(root),
+        chroot: match bundle.namespace("mount") {
+            None => Some(Chroot::Here(root)),
+            Some(joined) if !joined.path.is_empty() => {
+                Some(Chroot::There(c_string("root.path", &bundle.rootfs.to_string_lossy())?))
+            }
+            Some(_) => None,
+        },
         hostname: name("hostname", &bundle.spec.hostname)?,
         domainname: name("domainname", &bundle.spec.domainname)?,
         namespaces,

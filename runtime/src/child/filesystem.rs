@@ -12,7 +12,7 @@ use super::report::{Step, Stuck, at, nth};
 use crate::mount::options::{Attributes, Depth, RDONLY};
 use crate::mount::root::{self, Missing};
 use crate::mount::tree;
-use crate::plan::{Filesystem, Inside, Mount, Node, Tmpfs, What};
+use crate::plan::{Chroot, Filesystem, Inside, Mount, Node, Tmpfs, What};
 
 /// Cuts or loosens the ties between the host's mounts and ours, then attaches the root.
 pub fn attach_root(files: &Filesystem) -> Result<(), Stuck> {
@@ -248,9 +248,16 @@ pub fn change_root(files: &Filesystem) -> Result<(), Stuck> {
     Ok(())
 }
 
-/// Makes a folder of the host's mount namespace `/`.
-pub fn chroot(root: BorrowedFd<'_>) -> Result<(), Errno> {
-    rustix::process::fchdir(root)?;
+/// Makes a folder of a mount namespace that is not the container's own `/`.
+pub fn chroot(root: &Chroot) -> Result<(), Errno> {
+    match root {
+        Chroot::Here(root) => rustix::process::fchdir(root)?,
+        Chroot::There(path) => match rustix::process::chdir(path.as_c_str()) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => return rustix::process::chdir(c"/"),
+            Err(errno) => return Err(errno),
+        },
+    }
     rustix::process::chroot(c".")?;
     rustix::process::chdir(c"/")
 }

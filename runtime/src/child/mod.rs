@@ -170,7 +170,7 @@ fn settle(plan: &Plan, gate: &Gate, socket: BorrowedFd<'_>) -> Result<Infallible
             at(Step::Hooks, report::say_and_wait(socket, Step::Hooks))?;
         }
         if let Some(root) = &plan.chroot {
-            at(Step::PivotRoot, filesystem::chroot(root.as_fd()))?;
+            at(Step::PivotRoot, filesystem::chroot(root))?;
         }
     }
     if !plan.sysctl.is_empty() {

@@ -42,13 +42,21 @@ pub struct Plan {
     pub domainname: Option<CString>,
     /// None where a mount namespace is joined, whose root it is then, or the host's.
     pub filesystem: Option<Filesystem>,
-    /// The root file system of a container in the host's mount namespace.
-    pub chroot: Option<OwnedFd>,
+    /// The root file system of a container in the host's mount namespace, or in one that is joined and shows it.
+    pub chroot: Option<Chroot>,
     pub sysctl: Vec<(CString, CString)>,
     pub terminal: Option<Terminal>,
     /// Whether runtime hooks run once the mounts are there.
     pub hooks_wait: bool,
     pub process: Process,
+}
+
+/// A root without mounts of its own.
+#[derive(Debug)]
+pub enum Chroot {
+    Here(OwnedFd),
+    /// Where it is in the namespace that is joined; if it is nowhere, that namespace's own root is the container's.
+    There(CString),
 }
 
 impl Plan {

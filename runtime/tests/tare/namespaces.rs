@@ -153,6 +153,23 @@ fn a_network_device_that_cannot_move_is_named() {
     }
 }
 
+/// One that shows the root file system shows it as the root; one of another container shows that container's.
+#[test]
+fn a_mount_namespace_that_is_joined_has_its_own_root_unless_it_shows_the_containers() {
+    let target = sleeper(Bundle::new());
+    std::fs::write(target.path("rootfs/of-target"), "").unwrap();
+    target.done(&["run", "--detach", &target.id]);
+    let here = std::process::id().cast_signed();
+    for (pid, marker) in [(target.pid(), "of-target"), (here, "own")] {
+        let mut joining = Bundle::new();
+        std::fs::write(joining.path("rootfs/own"), "").unwrap();
+        join(&mut joining, "mount", &format!("/proc/{pid}/ns/mnt"));
+        let joining = joining.set("/mounts", json!([])).set("/hostname", json!(""));
+        let seen = sees(joining, "ls /");
+        assert!(seen.lines().any(|name| name == marker), "{seen}");
+    }
+}
+
 #[test]
 fn a_path_that_is_no_such_namespace_is_refused() {
     for path in ["/proc/self/ns/mnt", "/dev/null", "/no/such"] {
