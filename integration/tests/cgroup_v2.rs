@@ -50,7 +50,7 @@ fn limits_devices_and_the_life_cycle_work_on_version_2() {
 
     let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/run");
     let mut run = Command::new(guest);
-    run.args(["--no-systemd", "--timeout", "120", "--share", &format!("{}=box", dir.path().display())]);
+    run.args(["--no-systemd", "--timeout", "280", "--share", &format!("{}=box", dir.path().display())]);
     run.args(["--", "bash", "-c", "cp -a /share/box /root && cd /root/box && exec bash test.sh"]);
     let output = run.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
@@ -81,10 +81,17 @@ updated memory.swap.max: 0
 updated cpu.weight: 100
 updated pids.max: 77
 updated cpu.max: 50000 100000
+a quota keeps its period: 40000 100000
+a period keeps its quota: 40000 50000
+swap beside the limit there is: 16777216
+statistics: \"limit\":33554432 \"pids\":{\"current\":1,\"limit\":77}
 too much memory: Killed (status 137)
 the kernel counted it: 1
+and it was told: {\"id\":\"box\",\"type\":\"oom\"}
 delete:
 left over:
+a user may have cgroups below: yes
+but not lift a limit: /bin/sh: can't create /sys/fs/cgroup/memory.max: Permission denied (status 1)
 refused: msg=\"linux.resources.cpu.realtimeRuntime: needs cgroup version 1, and this host has version 2\"
 nothing made:
 ";

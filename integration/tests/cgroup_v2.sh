@@ -40,13 +40,34 @@ echo '{"memory": {"limit": 33554432, "swap": 33554432}, "cpu": {"shares": 1024},
 for file in memory.max memory.swap.max cpu.weight pids.max cpu.max; do
     say "updated $file" cat $cgroup/$file
 done
+$tare update --cpu-quota 40000 box
+say 'a quota keeps its period' cat $cgroup/cpu.max
+$tare update --cpu-period 50000 box
+say 'a period keeps its quota' cat $cgroup/cpu.max
+$tare update --memory-swap 50331648 box
+say 'swap beside the limit there is' cat $cgroup/memory.swap.max
+say 'statistics' sh -c "$tare events --stats box | grep -o '\"limit\":33554432\|\"pids\":{[^}]*}'"
+$tare update --memory-swap 33554432 box
+$tare events --interval 100ms box >../events &
+events=$!
+until grep -q stats ../events; do :; done # it watches from here on
 say 'too much memory' inside 'head -c 90000000 /dev/zero | tail -c 80000000 > /dev/null'
 say 'the kernel counted it' sh -c "grep -c 'oom_kill [1-9]' $cgroup/memory.events"
 
+until grep -q oom ../events; do :; done
+say 'and it was told' grep -m 1 oom ../events
+
 $tare kill box KILL
+wait $events
 until $tare state box | grep -q stopped; do :; done
 say delete $tare delete box
 say 'left over' sh -c "ls /run/tare; find /sys/fs/cgroup/tare-test -mindepth 1 -type d"
+
+sed -i 's/"uid":0/"uid":1000/' config.json
+$tare run -d box </dev/null >/dev/null 2>&1
+say 'a user may have cgroups below' inside 'mkdir /sys/fs/cgroup/below && echo yes'
+say 'but not lift a limit' inside 'echo max > /sys/fs/cgroup/memory.max' 
+$tare delete --force box
 
 sed -i 's/"shares"/"realtimeRuntime"/' config.json
 say refused sh -c "$tare run box 2>&1 | grep -o 'msg=.*'"

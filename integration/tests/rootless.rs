@@ -178,7 +178,7 @@ fn a_user_with_ids_and_a_cgroup_of_their_own_sets_limits() {
     fs::write(home.path("test.sh"), include_str!("rootless.sh")).unwrap();
     let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/run");
     let mut run = Command::new(guest);
-    run.args(["--timeout", "180", "--share", &format!("{}=box", home.dir.path().display())]);
+    run.args(["--timeout", "280", "--share", &format!("{}=box", home.dir.path().display())]);
     let script = "cp -a /share/box /home/user/box && chown -hR user:user /home/user/box && exec systemd-run --quiet --user \
                   -M user@ --wait --pipe -p Delegate=yes -p WorkingDirectory=/home/user/box bash test.sh";
     let output = run.args(["--", "bash", "-c", script]).output().unwrap();

@@ -53,7 +53,7 @@ fn a_scope_has_the_limits_and_the_life_of_its_container() {
 
     let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/run");
     let mut run = Command::new(guest);
-    run.args(["--timeout", "180", "--share", &format!("{}=box", dir.path().display())]);
+    run.args(["--timeout", "280", "--share", &format!("{}=box", dir.path().display())]);
     run.args([
         "--",
         "bash",
@@ -112,7 +112,7 @@ left over:
 created: active
 stopped by systemd:
 refused: msg=\"linux.resources.memory.swap: 1 is below memory.limit (67108864), which it includes\"
-no program: msg=\"tare run failed: unable to start container process: error during container init: exec: \\\"/nope\\\": stat /nope: no such file or directory\"
+no program: exec: \\\"/nope\\\": stat /nope: no such file or directory\"
 undone:
 not a path: msg=\"linux.cgroupsPath: \\\"nonsense\\\" is not slice:prefix:name, which --systemd-cgroup needs\"
 its cgroup without a namespace: 67108864

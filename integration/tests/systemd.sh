@@ -51,11 +51,12 @@ say 'stopped by systemd' tare delete box
 
 config() { sed "$@" ../config.json >config.json; }
 mv config.json ..
+no_program() { refused | grep -o 'exec: .*'; }
 refused() { ../tare --root /run/tare --systemd-cgroup run box 2>&1 | grep -o 'msg=.*'; }
 config 's/"swap":134217728/"swap":1/'
 say refused refused
 config 's/"args":\["[^]]*\]/"args":["\/nope"]/'
-say 'no program' refused
+say 'no program' no_program
 say 'undone' gone
 config 's/taretest-inner.slice:tare:box/nonsense/'
 say 'not a path' refused

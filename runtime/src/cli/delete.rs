@@ -61,8 +61,11 @@ fn remove_parts(global: &Global, entry: StateDir, state: &State) -> Result<(), E
     if let Some(path) = &state.cgroup {
         Cgroup::open(path.clone()).clear()?;
     }
-    if let Some(unit) = &state.unit {
-        unit.stop()?;
+    if let Some(unit) = &state.unit
+        && let Err(error) = unit.stop()
+    {
+        // Its cgroup is gone, with all that ran in it: systemd finds out by itself.
+        global.log.warn(&error.to_string());
     }
     entry.remove()?;
     hooks::run_all_after_end(state, &mut |text| global.log.warn(&text));
