@@ -406,3 +406,100 @@ fn a_token_works_once_and_only_for_what_it_was_given() {
     let token = other(cluster.streaming.exec(request()).unwrap());
     assert_eq!(ask(&format!("exec/{token}"), ""), "400");
 }
+
+#[test]
+fn a_client_that_vanishes_takes_its_program_along() {
+    let cluster = Cluster::start();
+    for protocol in BOTH {
+        let mut kubectl = cluster.kubectl(protocol, &["exec", "-i", "p", "--", "sh", "-c", "echo $$; exec sleep 1000"]);
+        let mut kubectl = kubectl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut pid = String::new();
+        BufReader::new(kubectl.stdout.as_mut().unwrap()).read_line(&mut pid).unwrap();
+        let program = PathBuf::from(format!("/proc/{}/cmdline", pid.trim()));
+        assert!(program.exists(), "{protocol:?}: {pid}");
+        kubectl.kill().unwrap();
+        kubectl.wait().unwrap();
+        // The file is empty once it is dead, and gone once it is reaped.
+        wait_until("the program ends", || std::fs::read(&program).map_or(true, |words| words.is_empty()));
+    }
+}
+
+#[test]
+fn clients_that_upgrade_and_go_leave_nothing() {
+    let cluster = Cluster::start();
+    let files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = files();
+    for n in 0..300 {
+        let request = pb::AttachRequest {
+            container_id: "the-container".into(),
+            stdin: true,
+            stdout: true,
+            ..pb::AttachRequest::default()
+        };
+        let url = cluster.streaming.attach(request).unwrap();
+        let (address, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+        let mut socket = std::net::TcpStream::connect(address).unwrap();
+        let upgrade = match n % 2 {
+            0 => "upgrade: SPDY/3.1\r\n",
+            _ => "upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: k\r\n",
+        };
+        socket
+            .write_all(format!("GET /{path} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\n{upgrade}\r\n").as_bytes())
+            .unwrap();
+        let mut first = String::new();
+        BufReader::new(&socket).read_line(&mut first).unwrap();
+        assert!(first.contains(" 101 "), "{first}");
+    }
+    wait_until("connections are closed", || files() <= before);
+}
+
+fn wait_until(what: &str, happened: impl Fn() -> bool) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !happened() {
+        assert!(std::time::Instant::now() < end, "waiting until {what}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn with_a_certificate_it_speaks_tls_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=node"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let start = |settings: Settings| runtime.block_on(async move { Server::start(&settings, Host).await });
+    let only_half = Settings { tls_key: Some(key.clone()), ..Settings::default() };
+    assert!(matches!(start(only_half), Err(Error::InvalidArgument(_))));
+    let swapped =
+        Settings { tls_certificate: Some(key.clone()), tls_key: Some(certificate.clone()), ..Settings::default() };
+    assert!(matches!(start(swapped), Err(Error::InvalidArgument(_))));
+
+    let settings = Settings { tls_certificate: Some(certificate), tls_key: Some(key), ..Settings::default() };
+    let (server, _serving) = start(settings).unwrap();
+    let request = pb::PortForwardRequest { pod_sandbox_id: "the-pod".into(), port: vec![] };
+    let url = server.port_forward(request).unwrap();
+    let (address, path) = url.strip_prefix("https://").unwrap().split_once('/').unwrap();
+    let upgrade = format!("POST /{path} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: SPDY/3.1\r\n\r\n");
+    let mut plain = std::net::TcpStream::connect(address).unwrap();
+    plain.write_all(upgrade.as_bytes()).unwrap();
+    let mut refused = Vec::new();
+    let _ = plain.read_to_end(&mut refused); // an alert, or a reset
+    assert!(!text(&refused).contains("HTTP"), "{}", text(&refused));
+    let mut client = Command::new("openssl");
+    client.args(["s_client", "-quiet", "-connect", address]).stderr(Stdio::null());
+    let mut client = client.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    client.stdin.as_mut().unwrap().write_all(upgrade.as_bytes()).unwrap();
+    let mut first = String::new();
+    BufReader::new(client.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+    client.kill().unwrap();
+    client.wait().unwrap();
+    assert!(first.starts_with("HTTP/1.1 101 "), "{first}");
+}

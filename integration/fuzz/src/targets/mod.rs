@@ -5,7 +5,9 @@ mod layer;
 mod manifest;
 mod mount_options;
 mod seccomp;
+mod spdy;
 mod ttrpc;
+mod websocket;
 
 /// One reader of outside text.
 pub struct Target {
@@ -21,7 +23,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "manifest", about: "an image's manifest, index or configuration", try_input: manifest::try_input },
     Target { name: "mount-options", about: "the options of a mount", try_input: mount_options::try_input },
     Target { name: "seccomp", about: "a seccomp profile, up to the program", try_input: seccomp::try_input },
+    Target { name: "spdy", about: "what a streaming client sends over SPDY", try_input: spdy::try_input },
     Target { name: "ttrpc", about: "what a client sends to a shim", try_input: ttrpc::try_input },
+    Target { name: "websocket", about: "what one sends over WebSocket", try_input: websocket::try_input },
 ];
 
 /// An error must say something, and not repeat at length what it was given.

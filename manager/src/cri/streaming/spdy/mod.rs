@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::session::{Activity, Session};
 use frame::{Answer, Control, Head, PIECE};
@@ -95,16 +95,24 @@ struct Reader<R> {
     inflater: Inflater,
     answers: mpsc::WeakSender<Answer>,
     opened: mpsc::Sender<Stream>,
-    /// Where a client's bytes go, until it says that there are no more.
-    inputs: HashMap<u32, WriteHalf<DuplexStream>>,
+    /// Where a client's bytes go, until it says that there are no more; and who sends the answers to them.
+    inputs: HashMap<u32, (WriteHalf<DuplexStream>, AbortHandle)>,
     last: u32,
     room: Arc<Semaphore>,
     activity: Activity,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
-    /// Reads frames to the end of the connection.
+    /// Reads frames to the end of the connection, which is the end of every stream.
     async fn run(mut self) -> Result<(), Broken> {
+        let outcome = self.frames().await;
+        for (mut input, _) in std::mem::take(&mut self.inputs).into_values() {
+            let _ = input.shutdown().await; // dropped alone, it would leave its reader waiting
+        }
+        outcome
+    }
+
+    async fn frames(&mut self) -> Result<(), Broken> {
         loop {
             let mut head = [0; Head::LENGTH];
             if self.from.read_exact(&mut head).await.is_err() {
@@ -118,7 +126,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     self.from.read_exact(&mut body).await.map_err(|_| Broken("a frame is cut off"))?;
                     match Control::read(kind, flags, &body, &mut self.inflater)? {
                         Control::Open { stream, headers, fin } => self.open(stream, headers, fin).await?,
-                        Control::Reset { stream } => drop(self.inputs.remove(&stream)),
+                        Control::Reset { stream } => {
+                            if let Some((_, pump)) = self.inputs.remove(&stream) {
+                                pump.abort(); // with its half the pipe is closed, both ways
+                            }
+                        }
                         // The client's own have odd numbers; even ones would be answers to us, and we never ask.
                         Control::Ping { id } if !id.is_multiple_of(2) => self.answer(Answer::Ping { id }).await,
                         Control::Ping { .. } | Control::GoAway | Control::Other => {}
@@ -137,13 +149,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             self.from.read_exact(part).await.map_err(|_| Broken("a frame is cut off"))?;
             rest -= part.len();
             self.activity.touch();
-            if let Some(input) = self.inputs.get_mut(&stream)
+            if let Some((input, _)) = self.inputs.get_mut(&stream)
                 && input.write_all(part).await.is_err()
             {
                 self.inputs.remove(&stream); // nobody reads it any more
             }
         }
-        if fin && let Some(mut input) = self.inputs.remove(&stream) {
+        if fin && let Some((mut input, _)) = self.inputs.remove(&stream) {
             let _ = input.shutdown().await; // it only wakes the reader, if there still is one
         }
         Ok(())
@@ -161,15 +173,15 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.answer(Answer::Reply { stream: id }).await;
         let (ours, theirs) = tokio::io::duplex(PIPE);
         let (output, mut input) = tokio::io::split(ours);
-        if fin {
-            let _ = input.shutdown().await;
-        } else {
-            self.inputs.insert(id, input);
-        }
         let flushed = tokio::spawn(async move {
             pump(id, output, answers).await;
             drop(room);
         });
+        if fin {
+            let _ = input.shutdown().await; // it was made a moment ago
+        } else {
+            self.inputs.insert(id, (input, flushed.abort_handle()));
+        }
         // If nobody wants streams any more, this one ends as soon as it is dropped.
         let _ = self.opened.send(Stream { id, headers, io: theirs, flushed }).await;
         Ok(())
