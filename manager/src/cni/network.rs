@@ -44,6 +44,9 @@ impl Network {
     /// No network is configured, a plugin is missing or fails: the sentence names the network and the plugin.
     pub async fn add(&self, pod: &Attachment) -> Result<PodNetwork> {
         let lists = self.load()?;
+        for list in &lists {
+            self.find_plugins(list)?; // before anything is made that they would have to take away again
+        }
         let _adding = self.collecting.read().await;
         let mut network = PodNetwork::default();
         // Before anything is written down: what no plugin made none can be asked to take away.
@@ -111,8 +114,8 @@ impl Network {
     /// Why not: no network, a file that cannot be read, a plugin that is missing or says that it is not ready.
     pub async fn status(&self) -> Result<()> {
         for list in self.load()? {
+            self.find_plugins(&list)?;
             for plugin in &list.plugins {
-                plugin::find(&self.settings.bin_dirs, &plugin.program).map_err(|error| of(&list, &error))?;
                 if list.version >= Version::STATUS_AND_GC {
                     let input = input(&list, plugin, None, &Map::new());
                     self.run(&list, plugin, Verb::Status, None, &input).await?;
@@ -143,7 +146,11 @@ impl Network {
                 outcome = Err(error);
             }
         }
-        for list in self.load()? {
+        let lists = match self.load() {
+            Err(Error::FailedPrecondition(_)) => return outcome, // without a network there is nothing to collect
+            lists => lists?,
+        };
+        for list in lists {
             if list.disable_gc || list.version < Version::STATUS_AND_GC {
                 continue;
             }
@@ -181,6 +188,13 @@ impl Network {
             self.built_in_told.store(false, Ordering::Relaxed);
         }
         list::load(&self.settings)
+    }
+
+    fn find_plugins(&self, list: &List) -> Result<()> {
+        for plugin in &list.plugins {
+            plugin::find(&self.settings.bin_dirs, &plugin.program).map_err(|error| of(list, &error))?;
+        }
+        Ok(())
     }
 
     async fn add_one(&self, list: &List, pod: &Attachment, interface: &str) -> Result<Map<String, Value>> {

@@ -132,8 +132,11 @@ async fn a_plugin_that_fails_is_named_and_nothing_is_left() {
     node.answers("second.ADD", json!({"code": 11, "msg": "later"}));
     assert!(matches!(node.network.add(&pod()).await, Err(Error::Unavailable(_))));
     fs::remove_file(node.dir.path().join("second")).unwrap();
-    let error = node.network.status().await.unwrap_err().to_string();
-    assert!(error.contains("network pods: plugin second is in none of"), "{error}");
+    node.calls();
+    for error in [node.network.status().await.unwrap_err(), node.network.add(&pod()).await.unwrap_err()] {
+        assert!(error.to_string().contains("network pods: plugin second is in none of"), "{error}");
+    }
+    assert_eq!((node.verbs().len(), node.cached()), (0, 0));
 }
 
 #[tokio::test]

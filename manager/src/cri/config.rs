@@ -8,12 +8,15 @@
 //! type = "io.containerd.tare.v2"  # the shim
 //! binary = "/usr/bin/crun"        # the runtime, instead of tare
 //! [cri.cni]                       # see cni/settings.rs
+//! [cri.registry]
+//! config_path = ""                # a folder with a hosts.toml for each registry that has mirrors
 //! [cri.streaming]                 # see streaming/server.rs
 //! address = "127.0.0.1"
 //! port = 0
 //! ```
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use prost_types::Any;
 use serde::{Deserialize, Serialize};
@@ -31,7 +34,14 @@ pub struct Config {
     pub systemd_cgroup: bool,
     pub runtimes: BTreeMap<String, Runtime>,
     pub cni: cni::Settings,
+    pub registry: Registry,
     pub streaming: streaming::Settings,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Registry {
+    pub config_path: PathBuf,
 }
 
 /// A runtime handler, as pods name it.
@@ -51,6 +61,7 @@ impl Default for Config {
             systemd_cgroup: false,
             runtimes: [("tare".to_owned(), tare)].into(),
             cni: cni::Settings::default(),
+            registry: Registry::default(),
             streaming: streaming::Settings::default(),
         }
     }

@@ -25,6 +25,14 @@ impl Cri {
         self.compare().await?;
         let cri = self.clone();
         off_thread(move || cri.sweep()).await?;
+        let cri = self.clone();
+        tokio::spawn(async move {
+            // Nobody waits for it: a plugin may take its time, and pods that are made meanwhile are not touched.
+            let known = || Ok(cri.pods.all().into_iter().map(|pod| pod.id.clone()).collect());
+            if let Err(error) = cri.network.collect(known).await {
+                tracing::warn!("collecting networks that no pod has: {error}");
+            }
+        });
         tokio::spawn(self.clone().follow(told));
         Ok(())
     }

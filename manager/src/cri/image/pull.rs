@@ -27,7 +27,11 @@ impl Cri {
             names: Names { name: full.clone(), labels, ..Names::default() },
             platforms: vec![Platform::own()],
             unpacks: vec![Unpack { platform: Platform::own(), snapshotter: OVERLAY.to_owned() }],
-            registry: Options { credentials: credentials(auth.unwrap_or_default())?, ..Options::default() },
+            registry: Options {
+                credentials: credentials(auth.unwrap_or_default(), &full)?,
+                hosts: Some(self.config.registry.config_path.clone()).filter(|path| !path.as_os_str().is_empty()),
+                ..Options::default()
+            },
             ..Request::default()
         };
         let (_wanted, transfers) = self.parts.transfers.wanted();
@@ -78,8 +82,11 @@ impl Cri {
     }
 }
 
-/// What the kubelet knows of us; only one of the forms is in use at a time.
-fn credentials(auth: pb::AuthConfig) -> Result<Credentials> {
+/// What the kubelet knows of us; only one of the forms is in use at a time. What is meant for another registry is not sent.
+fn credentials(auth: pb::AuthConfig, reference: &str) -> Result<Credentials> {
+    if !auth.server_address.is_empty() && host(&auth.server_address) != host(reference) {
+        return Ok(Credentials::None);
+    }
     let secret = if !auth.identity_token.is_empty() {
         Secret::Refresh(auth.identity_token)
     } else if !auth.registry_token.is_empty() {
@@ -93,4 +100,39 @@ fn credentials(auth: pb::AuthConfig) -> Result<Credentials> {
         return Ok(Credentials::None);
     };
     Ok(Credentials::Given(secret))
+}
+
+/// The registry that an address or a reference names; Docker's has several names.
+fn host(address: &str) -> &str {
+    let bare = address.split_once("://").map_or(address, |(_, rest)| rest);
+    match bare.split('/').next().unwrap_or_default() {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io",
+        host => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_meant_for_another_registry_is_not_sent() {
+        let given = |server_address: &str| {
+            let auth = pb::AuthConfig {
+                username: "u".into(),
+                password: "p".into(),
+                server_address: server_address.into(),
+                ..pb::AuthConfig::default()
+            };
+            matches!(credentials(auth, "docker.io/library/a:1").unwrap(), Credentials::Given(Secret::Basic { .. }))
+        };
+        for (server, sent) in
+            [("", true), ("https://index.docker.io/v1/", true), ("docker.io", true), ("https://quay.io", false)]
+        {
+            assert_eq!(given(server), sent, "{server}");
+        }
+        let bad = pb::AuthConfig { auth: "?".into(), ..pb::AuthConfig::default() };
+        assert!(credentials(bad, "docker.io/library/a:1").is_err());
+        assert!(matches!(credentials(pb::AuthConfig::default(), "a/b:1"), Ok(Credentials::None)));
+    }
 }
