@@ -2,6 +2,7 @@
 //! the field's validation count on.
 
 mod container;
+mod kubelet;
 mod many;
 mod network;
 mod node;

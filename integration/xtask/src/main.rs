@@ -5,6 +5,7 @@ mod demo;
 mod fuzz;
 mod guest;
 mod install;
+mod kubelet;
 mod peers;
 mod sh;
 mod test;
@@ -43,7 +44,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Install { prefix } => install::run(&prefix),
-        Task::Peers => peers::unpack(),
+        Task::Peers => peers::unpack().and_then(|()| kubelet::build()),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Guest(args) => guest::run(&args),
     }

@@ -50,31 +50,49 @@ const TREES: &[Tree] = &[
     },
     Tree { name: "network", suite: "sid", packages: &["containernetworking-plugins", "nftables"] },
     Tree { name: "kubernetes", suite: "sid", packages: &["kubectl"] },
-    Tree { name: "go", suite: "sid", packages: &["golang-go", "golang-k8s-cri-api-dev", "golang-k8s-cri-client-dev"] },
 ];
+
+/// Go, and what the kubelet's client is made from: gigabytes, kept only until it is built.
+const GO: Tree =
+    Tree { name: "go", suite: "sid", packages: &["golang-go", "golang-k8s-cri-api-dev", "golang-k8s-cri-client-dev"] };
 
 /// Makes every tree that is not there yet.
 pub fn unpack() -> Result<()> {
-    for tree in TREES.iter().chain([&SOURCES]) {
-        let place = sh::target().join("peers").join(tree.name);
-        let recipe = format!("{} {}\n", tree.suite, tree.packages.join(" "));
-        if fs::read_to_string(place.join(".recipe")).is_ok_and(|made| made == recipe) {
-            continue;
-        }
-        eprintln!("peers: unpacking {} from Debian {} into {}", tree.packages.join(", "), tree.suite, place.display());
-        let making = place.with_extension("making");
-        let _ = fs::remove_dir_all(&making);
-        let _ = fs::remove_dir_all(&place);
-        let apt = Apt::new(&sh::target().join("peers").join(".apt").join(tree.name), tree.suite)?;
-        let with_dependencies = tree.name != SOURCES.name;
-        for deb in apt.download(tree.packages, with_dependencies)? {
-            sh::run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&making))?;
-        }
-        fs::rename(&making, &place)?;
-        lend_own_libraries(&place)?;
-        fs::write(place.join(".recipe"), recipe)?;
+    TREES.iter().chain([&SOURCES]).try_for_each(|tree| make(tree).map(|_| ()))
+}
+
+/// Runs `work` in the tree with Go, which is there for as long as that takes.
+pub fn with_go(work: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let place = make(&GO)?;
+    work(&place)?;
+    fs::remove_dir_all(&place)?;
+    fs::remove_dir_all(apt_root(&GO)).context("removing downloaded packages")
+}
+
+/// Makes a tree if it is not there yet; returns its folder.
+fn make(tree: &Tree) -> Result<PathBuf> {
+    let place = sh::target().join("peers").join(tree.name);
+    let recipe = format!("{} {}\n", tree.suite, tree.packages.join(" "));
+    if fs::read_to_string(place.join(".recipe")).is_ok_and(|made| made == recipe) {
+        return Ok(place);
     }
-    Ok(())
+    eprintln!("peers: unpacking {} from Debian {} into {}", tree.packages.join(", "), tree.suite, place.display());
+    let making = place.with_extension("making");
+    let _ = fs::remove_dir_all(&making);
+    let _ = fs::remove_dir_all(&place);
+    let apt = Apt::new(&apt_root(tree), tree.suite)?;
+    let with_dependencies = tree.name != SOURCES.name;
+    for deb in apt.download(tree.packages, with_dependencies)? {
+        sh::run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&making))?;
+    }
+    fs::rename(&making, &place)?;
+    lend_own_libraries(&place)?;
+    fs::write(place.join(".recipe"), recipe)?;
+    Ok(place)
+}
+
+fn apt_root(tree: &Tree) -> PathBuf {
+    sh::target().join("peers").join(".apt").join(tree.name)
 }
 
 /// An apt with a root of its own: lists, cache and an empty package database, so that a download brings every dependency.

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{install, peers, sh};
+use crate::{install, kubelet, peers, sh};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -15,6 +15,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     peers::unpack()?;
+    kubelet::build()?;
     install::run(&sh::target().join("installed"))?;
     let nextest = Command::new("cargo").args(["nextest", "--version"]).output().is_ok_and(|out| out.status.success());
     let mut command = if nextest {
