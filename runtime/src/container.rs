@@ -407,9 +407,13 @@ fn plan(
 
 /// The terminal that a process asks for.
 pub fn terminal_of(process: &spec::Process, receiver: Receiver, console: bool) -> Terminal {
+    // Where we copy from a terminal ours has its size, from the first moment: the program may ask for it at once.
+    let own = || receiver.ours.then(|| rustix::termios::tcgetwinsize(rustix::stdio::stdin()).ok()).flatten();
+    let asked = process.console_size.map(|size| (size.height, size.width));
+    let size = own().map(|size| (size.ws_row, size.ws_col)).or(asked);
     Terminal {
         receiver,
-        size: process.console_size.map(|size| (size.height, size.width)),
+        size,
         console,
         console_target: Target::new("/dev/console").expect("a constant without zero bytes"),
     }
