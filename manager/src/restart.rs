@@ -10,7 +10,7 @@
 //!
 //! Source: containerd's `core/runtime/restart`, `plugins/restart`.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tare_proto::containerd::events::ContainerUpdate;
 use tare_proto::containerd::services::containers::v1::Container;
@@ -103,7 +103,11 @@ impl Restarts {
 
     async fn tend(&self, namespace: &Namespace, container: Container) -> Result<()> {
         let id = Id::parse(&container.id)?;
-        match wanted(&container.labels, self.find(namespace, &id).await?)? {
+        let found = self.find(namespace, &id).await?;
+        if found == Found::None && is_new(&container, self.interval) {
+            return Ok(()); // whoever made it is about to make its task
+        }
+        match wanted(&container.labels, found)? {
             None => Ok(()),
             Some(Change::Stop) => self.stop(namespace, &id).await,
             Some(Change::Start) => {
@@ -178,6 +182,12 @@ impl Restarts {
         let request = shim::StartRequest { id: id.to_string(), exec_id: String::new() };
         self.tasks.get(namespace, id)?.call::<shim::StartResponse>("Start", &request).await.map(|_| ())
     }
+}
+
+/// Whether a container was made since the last look.
+fn is_new(container: &Container, interval: Duration) -> bool {
+    let made = container.created_at.and_then(|at| SystemTime::try_from(at).ok());
+    made.is_some_and(|at| at.elapsed().is_ok_and(|age| age < interval))
 }
 
 /// What has to be done for the labels to be true. Whoever made a task is about to start it.
