@@ -30,8 +30,6 @@ use crate::reactor::{self, Bell};
 
 /// How many wait at most while no daemon listens; later ones are dropped, and the log says so.
 const LONGEST: usize = 4096;
-/// How long one event may take to be answered before the connection is given up.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Pauses between attempts, the first and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
@@ -126,8 +124,10 @@ impl Events {
                     Some(link) => link,
                     None => link.insert(Link::open(path)?),
                 };
-                let sent = reactor::timeout(PATIENCE, link.forward(event, &self.namespace)).await;
-                sent.unwrap_or(Err(Errno::TIMEDOUT)).doing(|| format!("sending an event to {}", path.display()))
+                // However long it takes: a daemon that was stopped finds what we sent when it goes on, and sent again it
+                // would hear of one exit twice. One that has ended closes the connection.
+                let sent = link.forward(event, &self.namespace).await;
+                sent.doing(|| format!("sending an event to {}", path.display()))
             }
             Daemon::Publish { binary, address } => self.publish(binary, address, event).await,
             Daemon::Nobody => Ok(()),

@@ -181,7 +181,7 @@ fn all_of_it_holds_on_version_2() {
         shim.display()
     );
     let mut run = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../integration/guest/run"));
-    run.args(["--no-systemd", "--timeout", "180", "--share", &format!("{}=box", dir.path().display())]);
+    run.args(["--no-systemd", "--timeout", "400", "--share", &format!("{}=box", dir.path().display())]);
     let output = run.args(["--", "bash", "-c", &script]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}: {said}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
