@@ -157,8 +157,12 @@ fn executable(path: &CStr) -> Result<(), Errno> {
     if FileType::from_raw_mode(there.st_mode) == FileType::Directory {
         return Err(Errno::ISDIR);
     }
-    // The real ids are the effective ones by now, so that the older call will do, which old profiles allow too.
-    accessat(CWD, path, Access::EXEC_OK, AtFlags::empty())
+    match accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS) {
+        // A profile of a few years ago does not know the call that asks with the capabilities there are: access(2),
+        // "C library/kernel differences". The older one asks without those of a user who is not root.
+        Err(Errno::PERM | Errno::NOSYS) => accessat(CWD, path, Access::EXEC_OK, AtFlags::empty()),
+        answer => answer,
+    }
 }
 
 /// Tells the parent that everything is ready and waits to be let through. Gives the descriptor on which failures from here

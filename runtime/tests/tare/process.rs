@@ -72,6 +72,26 @@ fn sees_one(pid: i32) -> bool {
 }
 
 #[test]
+fn a_capability_may_stand_for_a_missing_permission() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let set = json!(["CAP_DAC_OVERRIDE"]);
+    let sets: serde_json::Map<String, serde_json::Value> =
+        ["bounding", "permitted", "effective", "inheritable", "ambient"]
+            .map(|name| (name.to_owned(), set.clone()))
+            .into_iter()
+            .collect();
+    let bundle = Bundle::new()
+        .set("/process/user", json!({"uid": 1000, "gid": 1000}))
+        .set("/process/capabilities", sets.into())
+        .set("/process/args", json!(["/bin/busybox", "true"]));
+    std::fs::set_permissions(bundle.path("rootfs/bin/busybox"), std::fs::Permissions::from_mode(0o100)).unwrap();
+    assert_eq!(bundle.run().code, Some(0));
+    let bundle = bundle.set("/process/capabilities", json!({}));
+    let said = bundle.fails(&["run", &bundle.id]);
+    assert!(said.contains("permission denied"), "{said}");
+}
+
+#[test]
 fn every_process_of_a_container_has_its_personality() {
     let bundle = Bundle::new()
         .set("/linux/personality", json!({"domain": "LINUX32"}))
