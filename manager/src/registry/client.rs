@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::auth::Credentials;
-use super::hosts::{Capability, servers};
+use super::hosts::{Capability, Host, servers};
 use super::reference::Reference;
 use super::server::{Ask, Blob, Body, Server, full, header, refusal, resolved, whole};
 use crate::error::{Error, Result};
@@ -73,12 +73,11 @@ impl Registry {
     /// What is said of its servers cannot be read.
     pub fn new(reference: &Reference, options: &Options) -> Result<Registry> {
         let hosts = servers(reference, options.hosts.as_deref(), options.scheme.as_deref())?;
-        let last = hosts.len() - 1;
-        let make = |(n, host)| {
-            let mirror_of = (n != last).then(|| reference.host.clone());
+        let make = |host: Host| {
+            let mirror_of = (!host.is_own(reference)).then(|| reference.host.clone());
             Server::new(host, mirror_of, options.credentials.clone(), &options.headers, options.patience)
         };
-        let servers = hosts.into_iter().enumerate().map(make).collect::<Result<_>>()?;
+        let servers = hosts.into_iter().map(make).collect::<Result<_>>()?;
         Ok(Registry { servers, host: reference.host.clone(), repository: reference.repository.clone() })
     }
 
@@ -171,7 +170,7 @@ impl Registry {
     }
 
     fn target(&self) -> Result<&Server> {
-        let server = self.servers.iter().rev().find(|server| server.can(Capability::Push));
+        let server = self.servers.iter().find(|server| server.can(Capability::Push));
         server.ok_or_else(|| Error::PermissionDenied(format!("{}: no server takes pushes", self.host)))
     }
 

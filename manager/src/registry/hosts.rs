@@ -71,6 +71,11 @@ impl Host {
         Host::at(scheme.unwrap_or(default_scheme(&reference.host)), authority)
     }
 
+    /// Whether it is the registry itself, and no mirror of it.
+    pub fn is_own(&self, reference: &Reference) -> bool {
+        self.authority == reference.host || self.authority == Host::own(reference, None).authority
+    }
+
     /// From an address, or a name alone.
     fn parse(text: &str, scheme: Option<&str>) -> Result<Host> {
         let whole = match text.contains("://") {
