@@ -334,6 +334,26 @@ fn images_are_pulled_named_and_removed() {
 }
 
 #[test]
+fn an_image_goes_out_and_comes_back_by_registry_and_by_archive() {
+    let node = Node::start();
+    let image = node.image();
+    node.ok(&["pull", "-q", &image]);
+    let other = node.registry.reference("other:2");
+    node.ok(&["tag", &image, &other]);
+    assert_eq!(node.ok(&["push", &other]), format!("{other}\n"));
+    let archive = node.folder.join("images.tar").display().to_string();
+    node.ok(&["save", "-o", &archive, &image, &other]);
+    node.ok(&["rmi", &image, &other]);
+    assert!(
+        node.refused(&["run", "--rm", "--net", "none", "--pull", "never", &image, "true"]).1.contains("no such image")
+    );
+    assert_eq!(node.ok(&["load", "-i", &archive]).lines().count(), 2);
+    assert_eq!(node.run(&["--pull", "never"], &["echo", "loaded"]), "loaded\n");
+    node.ok(&["rmi", &other]);
+    assert_eq!(node.ok(&["run", "--rm", "--net", "none", &other, "echo", "pulled"]), "pulled\n");
+}
+
+#[test]
 fn what_is_wrong_is_told_in_one_line_with_docker_s_exit_code() {
     let node = Node::start();
     let image = node.image();

@@ -129,7 +129,10 @@ pub async fn load(client: &Client, args: &LoadArgs) -> Result<i32> {
     let mut archive = stream::open(client, "load").await?;
     let platform = pull::message(&pull::platform(None)?);
     let unpacks = vec![types::UnpackConfiguration { platform: Some(platform.clone()), snapshotter: OVERLAY.into() }];
-    let any_name = types::ImageReference { is_prefix: true, allow_overwrite: true, ..Default::default() };
+    // Whole names count as they are; where there is only a tag, it gets this before it, as ctr does it.
+    let today = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
+    let name = format!("import-{}", today.split('T').next().unwrap_or_default());
+    let any_name = types::ImageReference { name, is_prefix: true, allow_overwrite: true, ..Default::default() };
     let store = types::ImageStore {
         platforms: vec![platform],
         unpacks,
