@@ -1,20 +1,20 @@
 //! The client of `integration/kubelet`, built with Debian's Go and Kubernetes' packages beside the peers.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
 use crate::{peers, sh};
 
-/// Builds it if it is older than its source.
+/// Builds it if it was made from another source, or never.
 pub fn build() -> Result<()> {
     let source = sh::root().join("integration/kubelet/main.go");
     let place = std::path::absolute(sh::target().join("peers/kubelet"))?;
     let program = place.join("usr/bin/kubelet");
-    let changed = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified());
-    if changed(&program).is_ok_and(|made| changed(&source).is_ok_and(|written| written < made)) {
+    let text = fs::read_to_string(&source).with_context(|| format!("reading {}", source.display()))?;
+    let recipe = place.join(".recipe"); // as the peers have one; it is the source here
+    if fs::read_to_string(&recipe).is_ok_and(|made| made == text) {
         return Ok(());
     }
     eprintln!("peers: building the kubelet's client into {}, which takes minutes once", place.display());
@@ -32,5 +32,6 @@ pub fn build() -> Result<()> {
                 .envs([("GO111MODULE", "off"), ("GOTOOLCHAIN", "local"), ("CGO_ENABLED", "0"), ("GOFLAGS", "")]),
         )?;
         fs::remove_dir_all(&cache).context("removing what the compiler kept")
-    })
+    })?;
+    fs::write(&recipe, text).with_context(|| format!("writing {}", recipe.display()))
 }
