@@ -146,7 +146,7 @@ func (n *node) runsContainer(pod, image string) string {
 		Metadata: &cri.ContainerMetadata{Name: "c"},
 		Image:    &cri.ImageSpec{Image: image, UserSpecifiedImage: n.image},
 		Command:  []string{"sh", "-c", script},
-		Envs:     []*cri.KeyValue{{Key: "SAID", Value: "so"}},
+		Envs:     []*cri.KeyValue{{Key: "SAID", Value: []byte("so")}},
 		LogPath:  "c.log",
 		Stdin:    true,
 		Linux:    &cri.LinuxContainerConfig{Resources: &cri.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}},

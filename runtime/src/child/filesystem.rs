@@ -3,12 +3,13 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, chownat, fstat, mknodat, openat, symlinkat};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, accessat, chownat, fstat, mknodat, openat, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 
 use super::copy_up;
 use super::report::{Step, Stuck, at, nth};
+use crate::mount::make;
 use crate::mount::options::{Attributes, Depth, RDONLY};
 use crate::mount::root::{self, Missing};
 use crate::mount::tree;
@@ -246,6 +247,13 @@ pub fn change_root(files: &Filesystem) -> Result<(), Stuck> {
         at(Step::RootPropagation, tree::propagate(files.root.as_fd(), kind, depth))?;
     }
     Ok(())
+}
+
+/// A working folder that the image does not have is made, as runc does. Where it cannot be, changing to it says why.
+pub fn make_working_folder(files: &Filesystem, cwd: &CStr) {
+    if rustix::fs::accessat(CWD, cwd, Access::EXISTS, AtFlags::empty()) == Err(Errno::NOENT) {
+        let _ = make::path(files.root.as_fd(), cwd, Missing::Folder);
+    }
 }
 
 /// Makes a folder of a mount namespace that is not the container's own `/`.

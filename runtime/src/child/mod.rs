@@ -162,6 +162,7 @@ fn settle(plan: &Plan, gate: &Gate, socket: BorrowedFd<'_>) -> Result<Infallible
         filesystem::finish_mounts(files)?;
         filesystem::protect(files)?; // after the hooks, which may still add mounts
         filesystem::change_root(files)?;
+        filesystem::make_working_folder(files, &plan.process.cwd); // before the root may become read-only
     } else {
         if let Some(asked) = &plan.terminal {
             terminal = Some(terminal::open(asked, None, plan.process.uid)?);

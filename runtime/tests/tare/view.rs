@@ -22,6 +22,14 @@ fn the_process_is_who_it_was_asked_to_be() {
 }
 
 #[test]
+fn a_working_folder_that_is_not_there_is_made_also_below_a_root_that_is_read_only() {
+    for readonly in [false, true] {
+        let bundle = Bundle::new().set("/process/cwd", json!("/not/there/yet")).set("/root/readonly", json!(readonly));
+        assert_eq!(sees(bundle, "pwd; stat -c %a:%u . .."), "/not/there/yet\n755:0\n755:0\n");
+    }
+}
+
+#[test]
 fn capabilities_filter_and_privileges_are_those_of_the_specification() {
     let kill_only = json!(["CAP_KILL"]);
     let bundle = Bundle::new()
