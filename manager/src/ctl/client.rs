@@ -7,10 +7,10 @@ use hyper_util::rt::TokioIo;
 use tare_proto::containerd::services::{
     containers::v1::containers_client::ContainersClient, content::v1::content_client::ContentClient,
     events::v1::events_client::EventsClient, images::v1::images_client::ImagesClient,
-    introspection::v1::introspection_client::IntrospectionClient, namespaces::v1::namespaces_client::NamespacesClient,
-    snapshots::v1::snapshots_client::SnapshotsClient, streaming::v1::streaming_client::StreamingClient,
-    tasks::v1::tasks_client::TasksClient, transfer::v1::transfer_client::TransferClient,
-    version::v1::version_client::VersionClient,
+    introspection::v1::introspection_client::IntrospectionClient, leases::v1::leases_client::LeasesClient,
+    namespaces::v1::namespaces_client::NamespacesClient, snapshots::v1::snapshots_client::SnapshotsClient,
+    streaming::v1::streaming_client::StreamingClient, tasks::v1::tasks_client::TasksClient,
+    transfer::v1::transfer_client::TransferClient, version::v1::version_client::VersionClient,
 };
 use tare_proto::tare::network::v1::networks_client::NetworksClient;
 use tokio::net::UnixStream;
@@ -66,6 +66,10 @@ impl Client {
 
     pub fn introspection(&self) -> IntrospectionClient<Channel> {
         IntrospectionClient::new(self.channel.clone())
+    }
+
+    pub fn leases(&self) -> LeasesClient<Channel> {
+        LeasesClient::new(self.channel.clone())
     }
 
     pub fn namespaces(&self) -> NamespacesClient<Channel> {

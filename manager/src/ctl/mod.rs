@@ -12,6 +12,7 @@ mod images;
 mod inspect;
 mod io;
 mod keys;
+mod lease;
 mod lifecycle;
 mod list;
 mod log;

@@ -104,7 +104,7 @@ impl Seat {
 fn a_persons_terminal_is_raw_meanwhile_and_its_changes_of_size_arrive() {
     let mut seat = Seat::new(11, 22);
     let bundle = Bundle::new().set("/process/terminal", json!(true)).script(
-        "stty size; read line; stty size; echo \"heard $line\"; trap 'echo interrupted; exit 9' INT; read line",
+        "trap 'echo interrupted; exit 9' INT; stty size; read line; stty size; echo \"heard $line\"; read line",
     );
     let mut command = bundle.command(&["run", &bundle.id]);
     let copy = || seat.user.try_clone().unwrap();

@@ -16,6 +16,7 @@ use tare_proto::containerd::services::snapshots::v1 as snapshots;
 
 use super::client::{Client, said};
 use super::container::{self, Container, Folder};
+use super::lease::Lease;
 use super::{images, signal, view};
 use crate::caretaker;
 use crate::oci::{Asked, Device, ImageConfig, Limits, Place, device_rule, spec};
@@ -68,11 +69,16 @@ pub async fn make(client: &Client, args: &Args, quiet: bool) -> Result<Container
         parent: image.chain.clone(),
         ..snapshots::PrepareSnapshotRequest::default()
     };
-    let mounts = match client.snapshots().prepare(client.request(prepare)).await {
-        Err(status) if status.code() == tonic::Code::AlreadyExists => {
-            bail!("the container name {id} is already in use: remove or rename that container")
+    let lease = Lease::take(client).await?;
+    let mounts = match client.snapshots().prepare(lease.request(client, prepare)).await {
+        Ok(answer) => answer.into_inner().mounts,
+        Err(status) => {
+            lease.give_back(client).await;
+            if status.code() == tonic::Code::AlreadyExists {
+                bail!("the container name {id} is already in use: remove or rename that container");
+            }
+            return Err(said(status));
         }
-        answer => answer.map_err(said)?.into_inner().mounts,
     };
     let made = async {
         folder.make()?;
@@ -109,13 +115,12 @@ pub async fn make(client: &Client, args: &Args, quiet: bool) -> Result<Container
         }
         made.into_inner().container.context("the daemon gave no container back")
     };
-    match made.await {
-        Ok(container) => Ok(container),
-        Err(error) => {
-            parts.remove(&folder).await;
-            Err(error)
-        }
+    let made = made.await;
+    if made.is_err() {
+        parts.remove(&folder).await;
     }
+    lease.give_back(client).await; // the container names it now, or it is gone
+    made
 }
 
 /// Twelve random hexadecimal digits.
