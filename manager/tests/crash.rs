@@ -45,7 +45,8 @@ impl Stores {
             self.content.delete(&self.ns, &Digest::of(self::text(old).as_bytes())).unwrap();
             self.snapshots.remove(&self.ns, OVERLAY, &format!("s{old}")).unwrap();
         }
-        self.content.sweep(&HashSet::new()).unwrap();
+        self.content.sweep_blobs().unwrap();
+        self.content.sweep_ingests(&HashSet::new()).unwrap();
     }
 
     /// The next command works.
@@ -61,7 +62,8 @@ impl Stores {
 
     /// Whatever has a row is whole, and whatever has none is not there.
     fn check(&self, dir: &Path, told: Option<usize>) {
-        self.content.sweep(&HashSet::new()).unwrap();
+        self.content.sweep_blobs().unwrap();
+        self.content.sweep_ingests(&HashSet::new()).unwrap();
         let blobs = self.content.list(&self.ns).unwrap();
         for blob in &blobs {
             let digest = Digest::parse(&blob.digest).unwrap();

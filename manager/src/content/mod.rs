@@ -8,23 +8,23 @@
 //! Blobs are shared between namespaces on disk, and visible in those that have a row for them. Who knows a digest that
 //! another namespace has gets a row for the asking, as with containerd, unless the store is [`Content::isolated`].
 
+mod ingest;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
-use std::io::{Read as _, Seek as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::io::Read as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tare_proto::containerd::services::content::v1::Info;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::error::{Doing as _, Error, Result};
-use crate::names::{Algorithm, Digest, Hasher, Labels, Namespace, check_labels};
+use crate::names::{Algorithm, Digest, Labels, Namespace, check_labels};
 use crate::store::{Store, kind};
-
-/// How long a write that was left, and that no lease holds, can be gone on with.
-const INGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
+pub use ingest::{Status, Writer};
 
 /// A place in the queue for one blob; gone with the last who stands there.
 type Turns = HashMap<(Namespace, Digest), Weak<tokio::sync::Mutex<()>>>;
@@ -43,17 +43,6 @@ pub struct Content {
 
 /// A namespace whose blobs others get for the asking, whatever the policy is.
 pub const SHAREABLE: &str = "containerd.io/namespace.shareable";
-
-/// How far a write has come.
-#[derive(Debug, Clone)]
-pub struct Status {
-    pub reference: String,
-    pub offset: u64,
-    pub total: u64,
-    pub expected: String,
-    pub started: SystemTime,
-    pub updated: SystemTime,
-}
 
 impl Content {
     /// Opens the blobs below `root`.
@@ -224,109 +213,6 @@ impl Content {
         Ok(record.is_some_and(|(_, record)| record.labels.get(SHAREABLE).is_some_and(|value| value == "true")))
     }
 
-    /// Opens a write under a reference, or goes on with one. One of a blob that another namespace shares is at its end at
-    /// once: it only has to be committed.
-    ///
-    /// # Errors
-    /// `Unavailable` somebody else writes there; `AlreadyExists` the blob that is expected is there.
-    pub fn writer(
-        &self,
-        namespace: &Namespace,
-        reference: &str,
-        total: u64,
-        expected: Option<&Digest>,
-    ) -> Result<Writer> {
-        if reference.is_empty() {
-            return Err(Error::InvalidArgument("ref must not be empty".into()));
-        }
-        if let Some(expected) = expected
-            && self.info(namespace, expected).is_ok()
-        {
-            return Err(Error::AlreadyExists(format!("content {expected}")));
-        }
-        let locked = (namespace.clone(), reference.to_owned());
-        if !self.locked.lock().unwrap_or_else(PoisonError::into_inner).insert(locked.clone()) {
-            return Err(Error::Unavailable(format!("ref {reference} locked")));
-        }
-        let lock = Lock { locked: self.locked.clone(), name: locked };
-        let folder = self.ingest(namespace, reference);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .doing(|| format!("making {}", folder.display()))?;
-        let doing = || format!("writing {reference}");
-        fs::write(
-            folder.join("ref"),
-            format!("{namespace}\n{total}\n{}\n{reference}", expected.map_or("", Digest::as_str)),
-        )
-        .doing(doing)?;
-        let mut file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(folder.join("data"))
-            .doing(doing)?;
-        let shared = match expected {
-            Some(expected) => self.shared(namespace, expected)?.map(|info| info.size.unsigned_abs()),
-            None => None,
-        };
-        let mut hash = Hasher::new(expected.map_or(Algorithm::Sha256, Digest::algorithm));
-        let offset = match shared {
-            Some(size) => size,
-            None => std::io::copy(&mut file, &mut HashWriter(&mut hash)).doing(doing)?,
-        };
-        let meta = fs::metadata(folder.join("data")).doing(doing)?;
-        let updated = meta.modified().doing(doing)?;
-        let started = meta.created().unwrap_or(updated);
-        Ok(Writer {
-            content: self.clone(),
-            namespace: namespace.clone(),
-            reference: reference.to_owned(),
-            folder,
-            file,
-            hash,
-            offset,
-            total,
-            expected: expected.cloned(),
-            started,
-            updated,
-            shared: shared.is_some(),
-            _lock: lock,
-        })
-    }
-
-    /// All writes that are under way or were left.
-    ///
-    /// # Errors
-    /// The folder cannot be read.
-    pub fn statuses(&self, namespace: &Namespace) -> Result<Vec<Status>> {
-        let folder = self.root.join("ingest");
-        let entries = fs::read_dir(&folder).doing(|| format!("reading {}", folder.display()))?;
-        Ok(entries.flatten().filter_map(|entry| status_of(&entry.path(), namespace)).collect())
-    }
-
-    /// # Errors
-    /// `NotFound`.
-    pub fn status(&self, namespace: &Namespace, reference: &str) -> Result<Status> {
-        status_of(&self.ingest(namespace, reference), namespace)
-            .ok_or_else(|| Error::NotFound(format!("ingest {reference}")))
-    }
-
-    /// Throws a write away.
-    ///
-    /// # Errors
-    /// `NotFound`.
-    pub fn abort(&self, namespace: &Namespace, reference: &str) -> Result<()> {
-        let folder = self.ingest(namespace, reference);
-        if !folder.exists() {
-            return Err(Error::NotFound(format!("ingest {reference}")));
-        }
-        fs::remove_dir_all(&folder).doing(|| format!("removing {}", folder.display()))
-    }
-
     /// Removes a blob's file, unless a namespace has a row for it.
     ///
     /// # Errors
@@ -348,15 +234,6 @@ impl Content {
         }
     }
 
-    /// Removes blobs that no namespace has a row for, and writes that nobody went on with for a day unless they are `held`.
-    ///
-    /// # Errors
-    /// The database is damaged, or a file cannot be removed.
-    pub fn sweep(&self, held: &HashSet<(Namespace, String)>) -> Result<()> {
-        self.sweep_blobs()?;
-        self.sweep_ingests(held)
-    }
-
     /// Removes blobs that no namespace has a row for, one at a time: a commit need not wait for more.
     ///
     /// # Errors
@@ -373,26 +250,6 @@ impl Content {
         }
         Ok(())
     }
-
-    /// Removes writes that nobody went on with for a day, unless they are `held`.
-    ///
-    /// # Errors
-    /// A file cannot be removed.
-    pub fn sweep_ingests(&self, held: &HashSet<(Namespace, String)>) -> Result<()> {
-        // Nobody begins to write, or goes on with a write, while it is looked at.
-        let locked = self.locked.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept: HashSet<PathBuf> =
-            held.iter().chain(locked.iter()).map(|(namespace, reference)| self.ingest(namespace, reference)).collect();
-        for path in entries(&self.root.join("ingest"))? {
-            let touched = |name: &str| fs::metadata(path.join(name)).and_then(|there| there.modified());
-            let at = touched("data").or_else(|_| touched("."));
-            let old = at.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > INGEST_LIFE));
-            if old && !kept.contains(&path) {
-                fs::remove_dir_all(&path).doing(|| format!("removing {}", path.display()))?;
-            }
-        }
-        Ok(())
-    }
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -400,193 +257,12 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     fs::read_dir(folder).doing(doing)?.map(|entry| Ok(entry.doing(doing)?.path())).collect()
 }
 
-fn status_of(folder: &Path, namespace: &Namespace) -> Option<Status> {
-    let text = fs::read_to_string(folder.join("ref")).ok()?;
-    let mut lines = text.splitn(4, '\n');
-    let (owner, total, expected, reference) = (lines.next()?, lines.next()?, lines.next()?, lines.next()?);
-    let data = fs::metadata(folder.join("data")).ok().filter(|_| owner == namespace.as_str())?;
-    Some(Status {
-        reference: reference.into(),
-        offset: data.len(),
-        total: total.parse().ok()?,
-        expected: expected.into(),
-        started: data.created().or_else(|_| data.modified()).ok()?,
-        updated: data.modified().ok()?,
-    })
-}
-
-struct HashWriter<'h>(&'h mut Hasher);
-
-impl std::io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-struct Lock {
-    locked: Arc<Mutex<HashSet<(Namespace, String)>>>,
-    name: (Namespace, String),
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        self.locked.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
-    }
-}
-
-/// A write that nobody sees yet. Dropped without a commit, it stays to be gone on with.
-pub struct Writer {
-    content: Content,
-    namespace: Namespace,
-    reference: String,
-    folder: PathBuf,
-    file: File,
-    hash: Hasher,
-    offset: u64,
-    total: u64,
-    expected: Option<Digest>,
-    started: SystemTime,
-    updated: SystemTime,
-    /// Nothing was written: the blob is another namespace's.
-    shared: bool,
-    _lock: Lock,
-}
-
-impl Writer {
-    /// # Errors
-    /// The disk is full.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.shared && !bytes.is_empty() {
-            return Err(Error::OutOfRange(format!("writing {}: it is whole", self.reference)));
-        }
-        self.file.write_all_at(bytes, self.offset).doing(|| format!("writing {}", self.reference))?;
-        self.hash.update(bytes);
-        self.offset += bytes.len() as u64;
-        self.updated = SystemTime::now();
-        Ok(())
-    }
-
-    /// Starts again from nothing.
-    ///
-    /// # Errors
-    /// The file cannot be cut.
-    pub fn restart(&mut self) -> Result<()> {
-        self.file.set_len(0).doing(|| format!("starting {} again", self.reference))?;
-        self.hash = Hasher::new(self.expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm));
-        self.offset = 0;
-        self.shared = false;
-        Ok(())
-    }
-
-    pub fn status(&self) -> Status {
-        Status {
-            reference: self.reference.clone(),
-            offset: self.offset,
-            total: self.total,
-            expected: self.expected.as_ref().map_or(String::new(), ToString::to_string),
-            started: self.started,
-            updated: self.updated,
-        }
-    }
-
-    /// The digest of what was written so far.
-    pub fn digest(&self) -> Digest {
-        match &self.expected {
-            Some(expected) if self.shared => expected.clone(),
-            _ => self.hash.digest(),
-        }
-    }
-
-    /// What it is to become, said late: if its digest is of another kind, what was written is read again.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn expect(&mut self, expected: &Digest) -> Result<()> {
-        if !self.shared && expected.algorithm() != self.hash.digest().algorithm() {
-            let doing = || format!("reading {} again", self.reference);
-            self.file.rewind().doing(doing)?;
-            self.hash = Hasher::new(expected.algorithm());
-            std::io::copy(&mut self.file, &mut HashWriter(&mut self.hash)).doing(doing)?;
-        }
-        Ok(())
-    }
-
-    /// Checks what was written and makes it a blob.
-    ///
-    /// # Errors
-    /// `FailedPrecondition` another size or digest; the write stays. `AlreadyExists` the blob is there; the write goes.
-    pub fn commit(mut self, size: u64, expected: Option<&Digest>, labels: &Labels) -> Result<Digest> {
-        check_labels(labels)?;
-        if size > 0 && size != self.offset {
-            return Err(Error::FailedPrecondition(format!("unexpected commit size {}, expected {size}", self.offset)));
-        }
-        if let Some(expected) = expected {
-            self.expect(expected)?;
-        }
-        let digest = self.digest();
-        if let Some(expected) = expected.or(self.expected.as_ref())
-            && *expected != digest
-        {
-            return Err(Error::FailedPrecondition(format!("unexpected commit digest {digest}, expected {expected}")));
-        }
-        if self.shared {
-            let adopted = self.content.adopt(&self.namespace, &digest, labels)?;
-            let _ = fs::remove_dir_all(&self.folder); // empty; what is left of it is swept
-            let gone = || Error::FailedPrecondition(format!("content {digest} went away meanwhile"));
-            return if adopted { Ok(digest) } else { Err(gone()) };
-        }
-        let doing = || format!("committing {}", self.reference);
-        self.file.sync_data().doing(doing)?;
-        let blob = self.content.blob(&digest);
-        let naming = self.content.naming.lock().unwrap_or_else(PoisonError::into_inner);
-        fs::rename(self.folder.join("data"), &blob).doing(doing)?;
-        let blobs = blob.parent().expect("a blob lies in the folder of its kind");
-        File::open(blobs).and_then(|folder| folder.sync_all()).doing(doing)?; // the name is durable before its row
-        let now = Some(SystemTime::now().into());
-        let size = i64::try_from(self.offset).unwrap_or(i64::MAX);
-        let info = Info { digest: digest.to_string(), size, created_at: now, updated_at: now, labels: labels.clone() };
-        let new = self.content.store.change(|rows| {
-            if rows.get::<Info>(kind::BLOB, &self.namespace, digest.as_str())?.is_some() {
-                return Ok(false);
-            }
-            rows.put(kind::BLOB, &self.namespace, digest.as_str(), &info)?;
-            Ok(true)
-        })?;
-        drop(naming);
-        let _ = fs::remove_dir_all(&self.folder); // the blob is committed; what is left of the write is swept at the next start
-        if new { Ok(digest) } else { Err(Error::AlreadyExists(format!("content {digest}"))) }
-    }
-
-    /// Throws the write away.
-    ///
-    /// # Errors
-    /// The folder cannot be removed.
-    pub fn discard(self) -> Result<()> {
-        fs::remove_dir_all(&self.folder).doing(|| format!("removing {}", self.folder.display()))
-    }
-}
-
-impl std::io::Write for Writer {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        Writer::write(self, bytes).map_err(std::io::Error::other)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.file.flush()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::Hasher;
 
-    fn content() -> (tempfile::TempDir, Content, Namespace) {
+    pub(super) fn content() -> (tempfile::TempDir, Content, Namespace) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("db")).unwrap();
         let content = Content::open(dir.path(), store).unwrap();
@@ -632,7 +308,8 @@ mod tests {
             assert_eq!(writer.commit(5, Some(&digest), &Labels::new()).unwrap(), digest);
             assert_eq!(content.read(&ns, &digest, 100).unwrap(), b"hello");
             content.delete(&ns, &digest).unwrap();
-            content.sweep(&HashSet::new()).unwrap();
+            content.sweep_blobs().unwrap();
+            content.sweep_ingests(&HashSet::new()).unwrap();
             let left = fs::read_dir(dir.path().join("blobs").join(algorithm.name())).unwrap().count();
             assert_eq!(left, 0, "{digest}");
         }
@@ -658,7 +335,8 @@ mod tests {
         writer.write(b"hello").unwrap();
         writer.commit(5, Some(&digest), &Labels::new()).unwrap();
         content.delete(&ns, &digest).unwrap();
-        content.sweep(&HashSet::new()).unwrap();
+        content.sweep_blobs().unwrap();
+        content.sweep_ingests(&HashSet::new()).unwrap();
         assert_eq!(content.read(&third, &digest, 100).unwrap(), b"hello");
     }
 
@@ -685,33 +363,8 @@ mod tests {
         writer.write(b"x").unwrap();
         let digest = writer.commit(0, None, &Labels::new()).unwrap();
         content.delete(&ns, &digest).unwrap();
-        content.sweep(&HashSet::new()).unwrap();
+        content.sweep_blobs().unwrap();
+        content.sweep_ingests(&HashSet::new()).unwrap();
         assert_eq!(fs::read_dir(dir.path().join("blobs/sha256")).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_write_that_was_left_a_day_ago_goes_unless_somebody_holds_it() {
-        let (dir, content, ns) = content();
-        let begin = |reference: &str| {
-            let mut writer = content.writer(&ns, reference, 0, None).unwrap();
-            writer.write(b"x").unwrap();
-            writer.file.set_modified(SystemTime::now() - INGEST_LIFE - Duration::from_secs(1)).unwrap();
-            writer
-        };
-        for left in ["left", "leased"] {
-            drop(begin(left));
-        }
-        let writing = begin("at work");
-        drop(content.writer(&ns, "young", 0, None).unwrap());
-        fs::create_dir(dir.path().join("ingest/crashed")).unwrap();
-        fs::File::open(dir.path().join("ingest/crashed"))
-            .and_then(|folder| folder.set_modified(SystemTime::UNIX_EPOCH))
-            .unwrap();
-        content.sweep(&HashSet::from([(ns.clone(), "leased".to_owned())])).unwrap();
-        let mut kept: Vec<_> = content.statuses(&ns).unwrap().into_iter().map(|status| status.reference).collect();
-        kept.sort();
-        assert_eq!(kept, ["at work", "leased", "young"]);
-        assert_eq!(fs::read_dir(dir.path().join("ingest")).unwrap().count(), 3);
-        drop(writing);
     }
 }
