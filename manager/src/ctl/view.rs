@@ -1,58 +1,16 @@
 //! A container's root file system, looked at without mounting it anywhere that others see.
 #![allow(unsafe_code)] // leaving a mount namespace is a call that rustix counts as unsafe
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
-use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tare_proto::containerd::types::Mount;
 
-/// Calls `look` with the folder where `mounts` are mounted to be read. `at` is any folder.
+/// Calls `look` with the folder where `mounts` are mounted to be read. `at` is any folder. On a thread in a mount namespace of
+/// its own.
 pub fn with<T: Send>(mounts: &[Mount], at: &Path, look: impl FnOnce(&Path) -> Result<T> + Send) -> Result<T> {
-    mounted(mounts, at, attach, look)
-}
-
-/// Makes a folder of the container, with those above it, if it is missing. Links lead nowhere but into its own root.
-pub fn make_folder(mounts: &[Mount], at: &Path, folder: &str) -> Result<()> {
-    if with(mounts, at, |root| Ok(open_in(root, folder).is_ok()))? {
-        return Ok(());
-    }
-    let make = |root: &Path| -> Result<()> {
-        let mut so_far = String::new();
-        let mut above = open_in(root, ".")?;
-        for part in folder.split('/').filter(|part| !part.is_empty()) {
-            so_far = format!("{so_far}/{part}");
-            above = match open_in(root, &so_far) {
-                Err(Errno::NOENT) => {
-                    mkdirat(&above, part, Mode::from_raw_mode(0o755)).with_context(|| format!("making {so_far}"))?;
-                    open_in(root, &so_far)
-                }
-                opened => opened,
-            }
-            .with_context(|| format!("opening {so_far}"))?;
-        }
-        Ok(())
-    };
-    mounted(mounts, at, attach_to_write, make).with_context(|| format!("making the working folder {folder}"))
-}
-
-fn open_in(root: &Path, path: &str) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = openat(CWD, root, flags, Mode::empty())?;
-    openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
-}
-
-/// On a thread in a mount namespace of its own.
-fn mounted<T: Send>(
-    mounts: &[Mount],
-    at: &Path,
-    attach: fn(&Mount, &Path) -> Result<()>,
-    look: impl FnOnce(&Path) -> Result<T> + Send,
-) -> Result<T> {
     std::thread::scope(|scope| {
         let looking = scope.spawn(move || {
             // SAFETY: without FILES, descriptors stay shared; root and working folder, which FS parts, are this thread's
@@ -72,16 +30,6 @@ fn mounted<T: Send>(
         });
         looking.join().map_err(|_| anyhow!("looking at the image's users failed"))?
     })
-}
-
-fn attach_to_write(each: &Mount, at: &Path) -> Result<()> {
-    if each.r#type == "bind" {
-        return Ok(mount_bind(each.source.as_str(), at)?);
-    }
-    let words = ["rw", "ro", "rbind", "bind"];
-    let data: Vec<&str> = each.options.iter().map(String::as_str).filter(|option| !words.contains(option)).collect();
-    let data = std::ffi::CString::new(data.join(","))?;
-    Ok(mount(each.source.as_str(), at, each.r#type.as_str(), MountFlags::empty(), Some(data.as_c_str()))?)
 }
 
 /// Only to read. An overlay's upper folder becomes its topmost lower one: nothing is to be written, and the kernel wants no

@@ -92,9 +92,6 @@ pub async fn make(client: &Client, args: &Args, quiet: bool) -> Result<Container
         }
         let (at, config, asked) = (folder.path(), &config, &asked);
         let spec = view::with(&mounts, at, |rootfs| Ok(spec(config, asked, rootfs)?))?;
-        if let Some(workdir) = spec["process"]["cwd"].as_str() {
-            view::make_folder(&mounts, at, workdir)?; // as docker does
-        }
         let container = Container {
             id: id.clone(),
             labels,
