@@ -18,8 +18,9 @@ extern "C" fn main(stack: *const usize) -> ! {
 }
 
 fn run(stack: *const usize) -> Result<i32, Failed> {
-    // SAFETY: the kernel puts argc first, argv after it, then a null word and the environment.
-    let (count, argv) = unsafe { (*stack, stack.add(2)) };
+    // SAFETY: the kernel puts argc first.
+    let count = unsafe { *stack };
+    let argv = stack.wrapping_add(2); // argv after it, then a null word and the environment
     if count < 2 {
         return Err(Failed(0));
     }
