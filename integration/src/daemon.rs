@@ -75,6 +75,18 @@ impl Daemon {
         Ok(tarectl)
     }
 
+    /// Removes every container that `tarectl` shows, as far as that is possible: what a test that failed left running.
+    pub fn remove_containers(&self) {
+        let Ok(mut list) = self.tarectl() else { return };
+        let Ok(left) = list.args(["ps", "-a", "-q"]).output() else { return };
+        for name in String::from_utf8_lossy(&left.stdout).lines() {
+            let removed = self.tarectl().map(|mut tarectl| tarectl.args(["rm", "-f", name]).output());
+            if !matches!(removed, Ok(Ok(_))) {
+                return;
+            }
+        }
+    }
+
     /// What the daemon has said so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()

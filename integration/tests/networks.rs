@@ -44,10 +44,7 @@ struct Node {
 impl Drop for Node {
     /// What a test that failed left running.
     fn drop(&mut self) {
-        let left = self.output(&["ps", "-a", "-q"]);
-        for name in String::from_utf8_lossy(&left.stdout).lines() {
-            self.output(&["rm", "-f", name]);
-        }
+        self.daemon.remove_containers();
     }
 }
 

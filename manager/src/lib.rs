@@ -1,6 +1,7 @@
 //! Images, snapshots and the lifecycle of containers, behind containerd's gRPC API.
 
 pub mod authority;
+pub mod capability;
 pub mod caretaker;
 pub mod cni;
 pub mod collector;

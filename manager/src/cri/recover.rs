@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tare_proto::containerd::task::v3 as shim;
 use tare_proto::containerd::v1::types::Status;
 
-use super::container::{End, UNKNOWN};
+use super::container::{End, UNKNOWN, is_running};
 use super::record::{Record, off_thread};
 use super::rows::{Container, ContainerState, Pod, PodState};
 use super::{Cri, folders, namespace, nanoseconds, now};
@@ -108,14 +108,7 @@ impl Cri {
         if state.status() == Status::Created {
             return self.delete_task(&container.id).await;
         }
-        let pid = state.pid;
-        container
-            .change(move |row| {
-                (row.started_at, row.pid) = (now(), pid);
-                row.set_state(ContainerState::Running);
-                Ok(())
-            })
-            .await?;
+        is_running(container, state.pid).await?;
         if state.status() == Status::Stopped {
             let at = state.exited_at.as_ref().map_or_else(now, nanoseconds);
             self.ended(container, End { code: state.exit_status.cast_signed(), at }, false).await?;

@@ -1,14 +1,14 @@
 //! A lease holds what is being made until something names it: the collector may come at any moment.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Result;
 use tare_proto::containerd::services::leases::v1 as pb;
 use tonic::Request;
 
 use super::client::{Client, said};
+use crate::gc;
 
-const EXPIRE: &str = "containerd.io/gc.expire";
 /// So long does it hold if we do not live to give it back.
 const LIFE: Duration = Duration::from_secs(60 * 60);
 
@@ -16,8 +16,7 @@ pub struct Lease(String);
 
 impl Lease {
     pub async fn take(client: &Client) -> Result<Lease> {
-        let end = humantime::format_rfc3339_seconds(SystemTime::now() + LIFE).to_string();
-        let request = pb::CreateRequest { id: String::new(), labels: [(EXPIRE.to_owned(), end)].into() };
+        let request = pb::CreateRequest { id: String::new(), labels: [gc::expires_after(LIFE)].into() };
         let made = client.leases().create(client.request(request)).await.map_err(said)?;
         Ok(Lease(made.into_inner().lease.unwrap_or_default().id))
     }

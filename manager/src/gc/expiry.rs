@@ -6,6 +6,11 @@ use crate::names::Labels;
 
 const EXPIRE: &str = "containerd.io/gc.expire";
 
+/// The label of what ends when `life` has passed.
+pub fn after(life: Duration) -> (String, String) {
+    (EXPIRE.into(), humantime::format_rfc3339_seconds(SystemTime::now() + life).to_string())
+}
+
 /// Whether the time that the label names has passed. What cannot be read has not.
 pub fn expired(labels: &Labels) -> bool {
     labels.get(EXPIRE).and_then(|text| time(text)).is_some_and(|at| at <= SystemTime::now())

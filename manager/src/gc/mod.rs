@@ -28,6 +28,7 @@ use crate::error::Result;
 use crate::names::{Digest, Namespace};
 use crate::snapshot::{Row, Snapshots};
 use crate::store::{Journal, Rows, Store, View, kind};
+pub use expiry::after as expires_after;
 use expiry::expired;
 use graph::{Graph, Marked, Node};
 

@@ -1,51 +1,7 @@
-//! Capabilities by name. Source: capabilities(7); docker's defaults and rules for `--cap-add` and `--cap-drop`.
+//! Capabilities as docker gives them: its defaults, and its rules for `--cap-add` and `--cap-drop`.
 
+use crate::capability::{self, NAMES};
 use crate::error::{Error, Result};
-
-/// By number.
-const NAMES: &[&str] = &[
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
 
 /// What docker gives a container that asks for nothing.
 pub const DEFAULT: &[&str] = &[
@@ -96,9 +52,8 @@ pub fn set(privileged: bool, add: &[String], drop: &[String]) -> Result<Vec<Stri
 }
 
 fn full(flag: &str, name: &str) -> Result<String> {
-    let upper = name.to_ascii_uppercase();
-    let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-    if full == ALL || NAMES.contains(&full.as_str()) {
+    let full = capability::full(name);
+    if full == ALL || capability::is_known(&full) {
         return Ok(full);
     }
     Err(Error::InvalidArgument(format!("{flag} {name}: unknown capability")))

@@ -14,11 +14,9 @@ use tare_proto::runtime::v1::PodSandboxConfig;
 
 use crate::error::Error;
 use crate::names::{Id, Namespace};
-use crate::task::{Bundle, Bundles, Caller, Daemon, Shim, Table, binary, recall, with_root};
+use crate::task::{Bundle, Bundles, Caller, Daemon, Shim, Table, binary, found, recall, with_root};
 
 const SERVICE: &str = "containerd.runtime.sandbox.v1.Sandbox";
-/// A shim that does not take a connection and answer within it, at our start, is taken for dead. As containerd's.
-const LOAD: Duration = Duration::from_secs(5);
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// Clones share them.
@@ -226,9 +224,7 @@ impl Sandboxes {
         match call::<pb::CreateSandboxResponse>(&shim, "CreateSandbox", &request).await {
             Ok(_) => Ok(shim),
             Err(error) => {
-                if let Err(left) = shut_down(&shim).await {
-                    tracing::warn!(%namespace, %id, "{left}");
-                }
+                give_up(&shim).await;
                 Err(error)
             }
         }
@@ -249,17 +245,12 @@ impl Sandboxes {
                 Ok(_) => Ok(shim),
                 // It lives and has no such sandbox: a making that was cut short. Nobody else would ever end it.
                 Err(error) => {
-                    if let Err(left) = shut_down(&shim).await {
-                        tracing::warn!(%namespace, %id, "{left}");
-                    }
+                    give_up(&shim).await;
                     Err(error)
                 }
             }
         };
-        let connected = tokio::time::timeout(LOAD, connect)
-            .await
-            .unwrap_or_else(|_| Err(Error::Unavailable(format!("no answer within {} s", LOAD.as_secs()))));
-        match connected {
+        match found(connect).await {
             Ok(shim) => {
                 let shim = Arc::new(shim);
                 self.inner.table.put(&namespace, &id, shim.clone());
@@ -324,6 +315,13 @@ async fn shut_down(shim: &Shim) -> Result<(), Error> {
         Ok(Ok(_) | Err(Error::Unavailable(_))) => Ok(()),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(Error::Unavailable(format!("{}: no answer within {} s", doing(), SHUTDOWN.as_secs()))),
+    }
+}
+
+/// Ends a shim without its sandbox; the error that led here matters more than what fails now.
+async fn give_up(shim: &Shim) {
+    if let Err(left) = shut_down(shim).await {
+        tracing::warn!(namespace = %shim.namespace, id = %shim.id, "{left}");
     }
 }
 

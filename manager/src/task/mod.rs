@@ -19,7 +19,7 @@ mod task;
 mod tasks;
 
 pub use bundle::{Bundle, Bundles, SANDBOXES, TASKS};
-pub(crate) use shim::{Shim, recall, with_root};
+pub(crate) use shim::{Shim, found, recall, with_root};
 pub(crate) use start::Caller;
 pub use start::{Daemon, OURS, binary, info};
 pub(crate) use table::Table;

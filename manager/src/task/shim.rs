@@ -1,6 +1,7 @@
 //! A shim that serves a bundle, as long as it answers: started, found again, called, asked to clean up.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use prost::Message;
 use prost_types::Any;
@@ -15,9 +16,20 @@ use super::start::{self, Caller, Daemon, Endpoint};
 use crate::error::{Doing as _, Error};
 use crate::names::{Id, Namespace};
 
+/// A shim that does not take a connection and answer within it, at our start, is taken for dead. As containerd's.
+const LOAD: Duration = Duration::from_secs(5);
 const OPTIONS: &str = "containerd.runc.v1.Options";
 const BINARY: &str = "shim-binary-path";
 const SANDBOX: &str = "sandbox";
+
+/// What `connect` finds of a shim that an earlier daemon started.
+///
+/// # Errors
+/// As `connect`; `Unavailable` it took too long.
+pub async fn found<T>(connect: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let late = |_| Err(Error::Unavailable(format!("no answer within {} s", LOAD.as_secs())));
+    tokio::time::timeout(LOAD, connect).await.unwrap_or_else(late)
+}
 
 pub struct Shim {
     pub namespace: Namespace,

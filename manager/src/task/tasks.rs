@@ -11,7 +11,7 @@ use tare_proto::containerd::task::v3 as pb;
 use tare_proto::containerd::types::Mount;
 
 use super::bundle::{Bundle, Bundles};
-use super::shim::{Shim, recall, with_root};
+use super::shim::{Shim, found, recall, with_root};
 use super::start::{self, Caller, Daemon};
 use super::table::Table;
 use super::task::{Exit, Task};
@@ -20,8 +20,6 @@ use crate::event::Exchange;
 use crate::names::{Id, Namespace};
 use crate::sandbox::Sandboxes;
 
-/// A shim that does not take a connection and answer within it, at our start, is taken for dead. As containerd's.
-const LOAD: Duration = Duration::from_secs(5);
 const SHUTDOWN: Duration = Duration::from_secs(3);
 
 /// Clones share the table.
@@ -233,10 +231,7 @@ impl Tasks {
             task.state("").await?;
             Ok(task)
         };
-        let connected = tokio::time::timeout(LOAD, connect)
-            .await
-            .unwrap_or_else(|_| Err(Error::Unavailable(format!("no answer within {} s", LOAD.as_secs()))));
-        match connected {
+        match found(connect).await {
             Ok(task) => {
                 let task = Arc::new(task);
                 self.inner.table.put(&namespace, &id, task.clone());

@@ -49,11 +49,9 @@ impl Transfers {
     }
 
     pub(super) fn hold(&self, namespace: &Namespace) -> Result<Held> {
-        let now = SystemTime::now();
         let lease = format!("transfer-{}", identity::random()?);
-        let expire = humantime::format_rfc3339_seconds(now + LIFE).to_string();
-        let labels = Labels::from([("containerd.io/gc.expire".into(), expire), (OURS.into(), "true".into())]);
-        let row = Lease { id: lease.clone(), created_at: Some(now.into()), labels };
+        let labels = Labels::from([gc::expires_after(LIFE), (OURS.into(), "true".into())]);
+        let row = Lease { id: lease.clone(), created_at: Some(SystemTime::now().into()), labels };
         self.store.change(|rows| rows.put(kind::LEASE, namespace, &lease, &row))?;
         Ok(Held { store: self.store.clone(), content: self.content.clone(), namespace: namespace.clone(), lease })
     }

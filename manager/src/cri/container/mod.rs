@@ -23,3 +23,4 @@ mod update;
 mod volume;
 
 pub use exit::{End, UNKNOWN};
+pub(in crate::cri) use start::is_running;

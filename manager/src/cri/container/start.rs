@@ -15,6 +15,16 @@ use crate::task::Creation;
 /// What cannot be started has ended with this. Source: containerd `internal/cri/server/container_start.go`.
 const START_ERROR: (i32, &str) = (128, "StartError");
 
+/// Writes down that a container runs.
+pub(in crate::cri) async fn is_running(container: &Arc<Record<Container>>, pid: u32) -> Result<()> {
+    let change = move |row: &mut Container| {
+        (row.started_at, row.pid) = (now(), pid);
+        row.set_state(ContainerState::Running);
+        Ok(())
+    };
+    container.change(change).await.map(|_| ())
+}
+
 impl Cri {
     pub(in crate::cri) async fn start_container(&self, id: &str) -> Result<()> {
         let container = self.containers.find(id)?;
@@ -31,13 +41,7 @@ impl Cri {
         }
         match self.run(&container).await {
             Ok(pid) => {
-                container
-                    .change(move |row| {
-                        (row.started_at, row.pid) = (now(), pid);
-                        row.set_state(ContainerState::Running);
-                        Ok(())
-                    })
-                    .await?;
+                is_running(&container, pid).await?;
                 events::container(self, &container, pb::ContainerEventType::ContainerStartedEvent);
                 Ok(())
             }
