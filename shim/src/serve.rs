@@ -47,15 +47,20 @@ async fn run(args: Args, listener: UnixListener, path: PathBuf, signals: OwnedFd
     reactor::spawn(events.clone().send());
     reactor::spawn(connection::accept(listener, supervisor.clone()));
     sys::trim_heap();
-    if let Either::Second(()) = reactor::race(supervisor.over.wait(), asked_to_end(&signals, &children)).await {
-        log::warn("ending at a signal: containers go on without a shim");
-    }
+    let linger = match reactor::race(supervisor.over.wait(), asked_to_end(&signals, &children)).await {
+        Either::First(linger) => linger,
+        Either::Second(()) => {
+            log::warn("ending at a signal: containers go on without a shim");
+            Duration::ZERO
+        }
+    };
     if let Err(error) = std::fs::remove_file(&path) {
         log::warn(&format!("removing {}: {error}", path.display()));
     }
     if reactor::timeout(FAREWELL, events.told()).await.is_none() {
         log::warn("ending before the daemon has heard all events");
     }
+    reactor::sleep(linger).await;
 }
 
 /// Returns at `SIGTERM` or `SIGINT`; at `SIGCHLD` it reaps those that nobody waits for.

@@ -1,6 +1,7 @@
 //! How a sandbox ends: by itself, by `StopSandbox`, or with the shim by `ShutdownSandbox`.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use tare_proto::containerd::runtime::sandbox::v1::{
@@ -16,6 +17,10 @@ use crate::log;
 use crate::reactor::{self, Either};
 use crate::runtime::Streams;
 use crate::task::{Supervisor, timestamp};
+
+/// Go's client takes whichever it looks at first where an answer and the connection's end come together, and containerd makes
+/// an error of the latter. Of a task's `Shutdown` it does not.
+const LAST_ANSWER: Duration = Duration::from_millis(100);
 
 impl Supervisor {
     /// Waits for the init's end and has the runtime delete it, before anyone hears of it: who does may remove the pod's
@@ -64,7 +69,7 @@ impl Supervisor {
             sandbox.stop().await?;
             *self.sandbox.borrow_mut() = None;
         }
-        self.over.set(());
+        self.over.set(LAST_ANSWER);
         Ok(ShutdownSandboxResponse {})
     }
 }

@@ -1,6 +1,7 @@
 //! What changes a running container: `Pause`, `Resume`, `Update`, and its terminal and input.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use tare_proto::containerd::task::v3::{
     CloseIoRequest, PauseRequest, ResizePtyRequest, ResumeRequest, ShutdownRequest, UpdateTaskRequest,
@@ -76,7 +77,7 @@ impl Supervisor {
     pub(super) fn shutdown(&self, _: &ShutdownRequest) -> Result<(), Error> {
         let is_empty = self.containers.borrow().is_empty() && self.reserved.borrow().is_empty();
         if is_empty && self.sandbox.borrow().is_none() {
-            self.over.set(());
+            self.over.set(Duration::ZERO);
         }
         Ok(())
     }

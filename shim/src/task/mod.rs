@@ -20,6 +20,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tare_proto::ttrpc::{Code, Error};
 
@@ -47,8 +48,8 @@ pub struct Supervisor {
     pub logs: Rc<Logs>,
     /// A folder of our own, for sockets that a terminal is handed over by.
     pub sockets: PathBuf,
-    /// Set when the last task is gone and the daemon says so.
-    pub over: Latch<()>,
+    /// Set when the last task is gone and the daemon says so: how long the process stays for that answer to be read.
+    pub over: Latch<Duration>,
     containers: RefCell<BTreeMap<String, Rc<Container>>>,
     /// The pod that the containers are in, if it was made by us.
     pub(crate) sandbox: RefCell<Option<Rc<Sandbox>>>,
