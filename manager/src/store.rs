@@ -5,6 +5,7 @@
 //! A key is `kind NUL namespace NUL name`; a value is the protobuf message of that kind. Row `version` holds the version of
 //! this format; a newer one is refused.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use prost::Message;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
-use crate::error::{Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::names::Namespace;
 
 const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rows");
@@ -248,6 +249,28 @@ impl File {
 }
 
 fn open(path: &Path) -> Result<Database> {
+    if !path.exists() {
+        make(path)?;
+    }
+    create(path)
+}
+
+/// Makes an empty database aside and names it once it is whole: one whose making was cut short is none.
+fn make(path: &Path) -> Result<()> {
+    let doing = || format!("making the database {}", path.display());
+    let aside = path.with_extension("new");
+    if aside.exists() {
+        fs::remove_file(&aside).doing(doing)?;
+    }
+    drop(create(&aside)?);
+    fs::rename(&aside, path).doing(doing)?;
+    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => fs::File::open(folder).and_then(|folder| folder.sync_all()).doing(doing),
+        None => Ok(()),
+    }
+}
+
+fn create(path: &Path) -> Result<Database> {
     Database::create(path).map_err(|error| match redb::Error::from(error) {
         redb::Error::Io(error) => Error::io(format!("opening the database {}", path.display()), &error),
         error => Error::Unknown(format!("opening the database {}: {error}", path.display())),
@@ -419,6 +442,15 @@ impl Rows<'_> {
 mod tests {
     use super::*;
     use tare_proto::containerd::services::images::v1::Image;
+
+    #[test]
+    fn a_database_whose_making_was_cut_short_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("db.new"), [0; 4096]).unwrap();
+        Store::open(&dir.path().join("db")).unwrap();
+        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["db"]);
+    }
 
     #[test]
     fn what_a_view_lacks_is_in_the_journal() {
