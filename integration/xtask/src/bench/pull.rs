@@ -11,7 +11,7 @@ use tare_integration::daemon::{Daemon, Kind};
 use tare_integration::image::{Image, Layer};
 use tare_integration::{programs, registry::Registry};
 
-use super::report::Report;
+use super::report::{Report, Target};
 use super::rounds::Sample;
 use crate::sh;
 
@@ -54,6 +54,7 @@ pub fn rows(report: &mut Report) -> Result<()> {
                 size / 1_000_000
             ),
             &samples,
+            &[Target::at_most(1.0, "containerd")],
         );
     }
     report.fact("image", json!({"layers": image.layers.len(), "compressed_bytes": size}));

@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::rounds::Sample;
@@ -23,10 +24,10 @@ impl Report {
         Ok(Report { rows: Vec::new() })
     }
 
-    /// Prints and keeps a row: each sample with its ratio to the first one, which is ours.
-    pub fn row(&mut self, title: &str, samples: &[Sample]) {
-        println!("{}", table(title, samples));
-        self.rows.push(json!({"row": title, "samples": samples}));
+    /// Prints and keeps a row: each sample with its ratio to the first one, which is ours, and whether ours meets `targets`.
+    pub fn row(&mut self, title: &str, samples: &[Sample], targets: &[Target]) {
+        println!("{}", table(title, samples, targets));
+        self.rows.push(json!({"row": title, "samples": samples, "targets": targets}));
     }
 
     /// Prints and keeps a line that is not a timing.
@@ -52,8 +53,34 @@ impl Report {
     }
 }
 
-/// A row as text: medians with the tenth and ninetieth percentile, and how many times the first one's time.
-pub fn table(title: &str, samples: &[Sample]) -> String {
+/// A median that ours is measured against: at most `ratio` times that of `peer`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Target {
+    peer: String,
+    ratio: f64,
+}
+
+impl Target {
+    pub fn at_most(ratio: f64, peer: &str) -> Target {
+        Target { peer: peer.to_owned(), ratio }
+    }
+
+    /// A sentence on how far `ours` is from the target.
+    fn verdict(&self, ours: f64, samples: &[Sample]) -> String {
+        let Some(peer) = samples.iter().find(|sample| sample.name == self.peer) else {
+            return format!("  target {:.2}× {}: VOID, it was not measured\n", self.ratio, self.peer);
+        };
+        let reached = ours / peer.median();
+        let verdict = match reached / self.ratio {
+            share if share <= 1.0 => "met".to_owned(),
+            share => format!("missed by {:.0} %", (share - 1.0) * 100.0),
+        };
+        format!("  {reached:.3}× {}, target {:.2}×: {verdict}\n", self.peer, self.ratio)
+    }
+}
+
+/// A row as text: medians with the tenth and ninetieth percentile, how many times the first one's time, and the targets.
+fn table(title: &str, samples: &[Sample], targets: &[Target]) -> String {
     let first = samples.first().map_or(1.0, Sample::median);
     let mut text = format!("{title}\n");
     for sample in samples {
@@ -67,7 +94,7 @@ pub fn table(title: &str, samples: &[Sample]) -> String {
             sample.max_rss as f64 / 1024.0,
         );
     }
-    text
+    text + &targets.iter().map(|target| target.verdict(first, samples)).collect::<String>()
 }
 
 /// Processor, count, kernel: enough to read the numbers, nothing that names the machine.

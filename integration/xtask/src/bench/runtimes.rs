@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tare_integration::programs;
 
-use super::report::Report;
+use super::report::{Report, Target};
 use super::rounds::{Contender, Sample, take_turns};
 use super::view::View;
 use super::{bundle, calls};
@@ -19,7 +19,7 @@ use super::{bundle, calls};
 /// What the process inside a view hands to the one outside, a line each.
 #[derive(Serialize, Deserialize)]
 enum Line {
-    Row { title: String, samples: Vec<Sample> },
+    Row { title: String, samples: Vec<Sample>, targets: Vec<Target> },
     Fact { title: String, value: Value },
 }
 
@@ -36,7 +36,7 @@ pub fn in_each_view(rounds: usize, gaps: &[u64], report: &mut Report) -> Result<
         let mut child = inside.stdout(Stdio::piped()).spawn().context("starting unshare")?;
         for line in BufReader::new(child.stdout.take().expect("stdout is piped")).lines() {
             match serde_json::from_str(&line?)? {
-                Line::Row { title, samples } => report.row(&title, &samples),
+                Line::Row { title, samples, targets } => report.row(&title, &samples, &targets),
                 Line::Fact { title, value } => report.fact(&title, value),
             }
         }
@@ -74,7 +74,7 @@ pub fn rows(view: View, rounds: usize, gaps: &[u64]) -> Result<()> {
             contenders.push(Contender { name: "floor", command: Box::new(move |_| floor(bundle)) });
             let samples = take_turns(&contenders, rounds, Duration::from_millis(*gap))?;
             let title = format!("run busybox true, {}, {gap} ms between starts; {same}", case.name);
-            println!("{}", serde_json::to_string(&Line::Row { title, samples })?);
+            println!("{}", serde_json::to_string(&Line::Row { title, samples, targets: case.targets.clone() })?);
         }
         if case.no_cgroups {
             let ours = run(RUNTIMES[0], case, bundle, roots, usize::MAX);
@@ -104,9 +104,11 @@ struct Case {
     spec: Value,
     /// Global options for each runtime that has them.
     no_cgroups: bool,
+    targets: Vec<Target>,
 }
 
 fn cases(view: View, mut spec: Value) -> Vec<Case> {
+    let peers = [Target::at_most(0.5, "crun"), Target::at_most(0.1, "runc")];
     match view {
         View::V2 => {
             let mut without = spec.clone();
@@ -114,8 +116,13 @@ fn cases(view: View, mut spec: Value) -> Vec<Case> {
                 linux.remove("resources");
             }
             vec![
-                Case { name: "no cgroups", spec: without, no_cgroups: true },
-                Case { name: "cgroup v2 with a device program", spec, no_cgroups: false },
+                Case {
+                    name: "no cgroups",
+                    spec: without,
+                    no_cgroups: true,
+                    targets: peers.iter().cloned().chain([Target::at_most(1.5, "floor")]).collect(),
+                },
+                Case { name: "cgroup v2 with a device program", spec, no_cgroups: false, targets: peers.to_vec() },
             ]
         }
         View::V1 => {
@@ -123,7 +130,12 @@ fn cases(view: View, mut spec: Value) -> Vec<Case> {
             resources["memory"] = json!({"limit": 64 << 20});
             resources["cpu"] = json!({"shares": 512, "quota": 50_000, "period": 100_000});
             resources["pids"] = json!({"limit": 100});
-            vec![Case { name: "cgroup v1 with memory, cpu and pids limits", spec, no_cgroups: false }]
+            vec![Case {
+                name: "cgroup v1 with memory, cpu and pids limits",
+                spec,
+                no_cgroups: false,
+                targets: peers.to_vec(),
+            }]
         }
     }
 }

@@ -48,8 +48,8 @@ pub fn rows(rounds: usize, report: &mut Report) -> Result<()> {
         report.fact(&format!("{name}, stdout of 1 GiB through a fifo"), throughput(make("out")?)?);
         report.fact(&format!("{name}, a hundred shims with a container each"), hundred(&make)?);
     }
-    report.row("start of a shim, until its socket is served", &starts);
-    report.row("exec of true: Exec, Start, Wait, Delete", &execs);
+    report.row("start of a shim, until its socket is served", &starts, &[]);
+    report.row("exec of true: Exec, Start, Wait, Delete", &execs, &[]);
     Ok(())
 }
 
