@@ -51,14 +51,98 @@ pub enum Start {
 /// A container whose first process waits at its gate. Dropped before [`Container::keep`], everything made for it is undone.
 pub struct Container {
     pub init: Init,
-    pub state: State,
-    cgroup: Option<Cgroup>,
-    unit: Option<Started>,
-    entry: StateDir,
+    ground: Ground,
     relay: Option<Relay>,
     program: String,
     /// Whether the gate was opened before the child came to it.
     open: bool,
+}
+
+/// What is there before a container's first process: its folder with what is intended, its unit if systemd is asked, and
+/// its cgroups. Dropped before [`Container::keep`], they are undone.
+pub struct Ground {
+    pub state: State,
+    cgroup: Option<Cgroup>,
+    settings: Option<Settings>,
+    unit: Option<Started>,
+    resources: spec::Resources,
+    entry: StateDir,
+}
+
+impl Ground {
+    /// # Errors
+    /// What cannot be done, by name; then nothing is left of it.
+    pub fn lay(
+        global: &Global,
+        id: &Id,
+        bundle: &mut Bundle,
+        filter: Option<&Program>,
+        tells_when_ready: bool,
+    ) -> Result<Ground, Error> {
+        let (path, unit) = cgroup_place(global, bundle.linux(), id)?;
+        let resources = bundle.linux().resources.clone().unwrap_or_default();
+        warn_of_kernel_memory(global, &resources);
+        let mut settings = path.as_ref().map(|path| Settings::for_create(path, &resources)).transpose()?;
+        if let Some(settings) = &mut settings {
+            if rootless::inside() {
+                settings.devices = None; // which a user namespace forbids all of anyway
+            }
+            settings.visible = bundle.spec.mounts.iter().any(|mount| mount.kind == "cgroup");
+        }
+        let state = intent(id, bundle, path.clone(), unit.clone(), filter);
+        let entry = StateDir::claim(&global.root, &state)?; // on disk before any side effect
+        if tells_when_ready {
+            notify::prepare(entry.path(), bundle)?;
+        }
+        let version_1 = path.as_ref().is_some_and(CgroupPath::is_version_1);
+        let start_unit = |unit: Unit| unit.start(id.as_str(), &bundle.spec.annotations, &resources, version_1);
+        let unit = unit.map(start_unit).transpose()?;
+        let cgroup = match (&path, &settings) {
+            (Some(path), Some(settings)) => {
+                Some(Cgroup::create(path, settings, unit.as_ref().and_then(Started::holder))?)
+            }
+            _ => None,
+        };
+        if let (Some(cgroup), Some(owner)) = (&cgroup, cgroup_owner(bundle)) {
+            cgroup.delegate(owner)?;
+        }
+        Ok(Ground { state, cgroup, settings, unit, resources, entry })
+    }
+
+    pub fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
+    }
+
+    /// # Errors
+    /// The disk is full, …
+    pub fn note_init(&self) -> Result<(), crate::state::Error> {
+        self.entry.note_init(&self.state)
+    }
+
+    /// Writes the state again, with what has come to be known since.
+    ///
+    /// # Errors
+    /// The disk is full, …
+    pub fn rewrite_state(&self) -> Result<(), crate::state::Error> {
+        self.entry.write(&self.state)
+    }
+
+    /// The first process is there: systemd is told the limits, and they are set once more.
+    ///
+    /// # Errors
+    /// One was refused.
+    pub fn settle(&mut self) -> Result<(), Error> {
+        if let (Some(unit), Some(cgroup), Some(settings)) = (&mut self.unit, &self.cgroup, &self.settings) {
+            unit.hand_over(&self.resources, cgroup.path().is_version_1())?;
+            cgroup.update(settings)?; // all of them: systemd rounds, and has other ideas of some
+        }
+        Ok(())
+    }
+
+    /// A container with its first process.
+    pub fn stand(self, init: Init, bundle: &Bundle) -> Container {
+        Container { init, ground: self, relay: None, program: bundle.process().args[0].clone(), open: true }
+    }
 }
 
 impl Container {
@@ -77,38 +161,12 @@ impl Container {
             rootless::enter(bundle.linux())?;
         }
         let filter = bundle.linux().seccomp.as_ref().map(seccomp::compile).transpose()?;
-        let (path, unit) = cgroup_place(global, bundle.linux(), id)?;
-        let resources = bundle.linux().resources.clone().unwrap_or_default();
-        warn_of_kernel_memory(global, &resources);
-        let mut settings = path.as_ref().map(|path| Settings::for_create(path, &resources)).transpose()?;
-        if let Some(settings) = &mut settings {
-            if rootless::inside() {
-                settings.devices = None; // which a user namespace forbids all of anyway
-            }
-            settings.visible = bundle.spec.mounts.iter().any(|mount| mount.kind == "cgroup");
-        }
-        let mut state = intent(id, &bundle, path.clone(), unit.clone(), filter.as_ref());
-        let entry = StateDir::claim(&global.root, &state)?; // on disk before any side effect
-        if options.manager.is_some() {
-            notify::prepare(entry.path(), &mut bundle)?;
-        }
+        let mut ground = Ground::lay(global, id, &mut bundle, filter.as_ref(), options.manager.is_some())?;
         let relay = match (&options.manager, start) {
-            (Some(manager), Start::Now | Start::AtOnce) => Some(Relay::begin(manager, entry.path())?),
+            (Some(manager), Start::Now | Start::AtOnce) => Some(Relay::begin(manager, ground.entry.path())?),
             _ => None,
         };
-        let version_1 = path.as_ref().is_some_and(CgroupPath::is_version_1);
-        let start_unit = |unit: Unit| unit.start(id.as_str(), &bundle.spec.annotations, &resources, version_1);
-        let unit = unit.map(start_unit).transpose()?;
-        let cgroup = match (&path, &settings) {
-            (Some(path), Some(settings)) => {
-                Some(Cgroup::create(path, settings, unit.as_ref().and_then(Started::holder))?)
-            }
-            _ => None,
-        };
-        if let (Some(cgroup), Some(owner)) = (&cgroup, cgroup_owner(&bundle)) {
-            cgroup.delegate(owner)?;
-        }
-        let join = cgroup.as_ref().map(Cgroup::join).transpose()?.unwrap_or_default();
+        let join = ground.cgroup().map(Cgroup::join).transpose()?.unwrap_or_default();
         let into = join.into.as_ref().map(std::os::fd::AsFd::as_fd);
         let socket = options.pidfd_socket.as_ref();
         let (no_pivot, keyring) =
@@ -116,7 +174,7 @@ impl Container {
         let tasks = join.tasks;
         let plan = plan(
             &bundle,
-            cgroup.as_ref(),
+            ground.cgroup(),
             filter,
             tasks,
             options.terminal,
@@ -127,35 +185,32 @@ impl Container {
         )
         .map_err(during_init)?;
         global.log.debug(&format!("{}: what the first process will do is decided", id.as_str()));
-        let gate = if start == Start::Later { entry.make_gate()? } else { Gate::Parent };
+        let gate = if start == Start::Later { ground.entry.make_gate()? } else { Gate::Parent };
         let init = child::spawn(&plan, &gate, into)?; // from here on there is a process
-        state.pid = init.pid.as_raw_nonzero().get();
-        state.start_time = start_time(state.pid).map_or(0, |(time, _)| time);
-        entry.note_init(&state)?;
+        let pid = init.pid.as_raw_nonzero().get();
+        ground.state.pid = pid;
+        ground.state.start_time = start_time(pid).map_or(0, |(time, _)| time);
+        ground.note_init()?;
         if plan.namespaces.mapped_later {
             limit_from_outside(&init, bundle.process())?;
         }
         score(&init, bundle.process())?;
-        net_devices::move_in(&bundle.linux().net_devices, state.pid)?;
+        net_devices::move_in(&bundle.linux().net_devices, pid)?;
         if let Some(socket) = socket {
             send_pidfd(socket.as_fd(), init.pidfd.as_fd(), b"standard")?;
         }
-        let at_once = start == Start::AtOnce && unit.is_none();
-        global.log.debug(&format!("{}: the first process is {}, on its way to its gate", id.as_str(), state.pid));
-        let open = at_once && !plan.waits_before_gate() && state.hooks.start_container.is_empty();
+        let at_once = start == Start::AtOnce && ground.unit.is_none();
+        global.log.debug(&format!("{}: the first process is {pid}, on its way to its gate", id.as_str()));
+        let open = at_once && !plan.waits_before_gate() && ground.state.hooks.start_container.is_empty();
         if open {
             init.go_on()?;
         }
-        let program = bundle.process().args[0].clone();
-        let mut container = Container { init, state, cgroup, unit, entry, relay, program, open };
+        let mut container = Container { relay, open, ..ground.stand(init, &bundle) };
         if let Err(error) = container.walk_to_gate(&plan, &bundle) {
             container.fail(global);
             return Err(error);
         }
-        if let (Some(unit), Some(cgroup), Some(settings)) = (&mut container.unit, &container.cgroup, &settings) {
-            unit.hand_over(&resources, version_1)?; // only now, when what the child had to say has been heard
-            cgroup.update(settings)?; // all of them: systemd rounds, and has other ideas of some
-        }
+        container.ground.settle()?; // only now, when what the child had to say has been heard
         Ok(container)
     }
 
@@ -169,12 +224,12 @@ impl Container {
                     user_namespace::write_mappings(self.init.pid, &linux.uid_mappings, &linux.gid_mappings)?;
                 }
                 Some(Report::Waits(Step::Hooks, _)) => {
-                    hooks::run(When::Prestart, &self.state)?;
-                    hooks::run(When::CreateRuntime, &self.state)?;
-                    hooks::run(When::CreateContainer, &self.state)?;
+                    hooks::run(When::Prestart, &self.ground.state)?;
+                    hooks::run(When::CreateRuntime, &self.ground.state)?;
+                    hooks::run(When::CreateContainer, &self.ground.state)?;
                 }
                 Some(Report::Waits(Step::SeccompListener, number)) => {
-                    seccomp_listener(&self.init, plan.process.filter.as_ref(), number, &self.state, "creating")?;
+                    seccomp_listener(&self.init, plan.process.filter.as_ref(), number, &self.ground.state, "creating")?;
                 }
                 Some(Report::Waits(step, _)) => return Err(Error::Start(format!("waiting at {step:?}: not expected"))),
                 Some(Report::Stuck(stuck)) => {
@@ -193,7 +248,7 @@ impl Container {
     /// A hook failed, or the program cannot be executed.
     pub fn start(&self) -> Result<(), Error> {
         if !self.open {
-            hooks::run(When::StartContainer, &self.state)?;
+            hooks::run(When::StartContainer, &self.ground.state)?;
             self.init.go_on()?;
         }
         match self.init.next()? {
@@ -205,7 +260,7 @@ impl Container {
 
     /// Undoes everything, as a container's end is: the hooks after it run too. Source: runtime-spec runtime.md, "Lifecycle".
     pub fn fail(self, global: &Global) {
-        let state = self.state.clone();
+        let state = self.ground.state.clone();
         drop(self);
         hooks::run_all_after_end(&state, &mut |text| global.log.warn(&text));
     }
@@ -213,26 +268,27 @@ impl Container {
     /// # Errors
     /// The file cannot be written.
     pub fn write_pid(&self, file: Option<&Path>) -> Result<(), Failed> {
-        file.map_or(Ok(()), |file| write_pid_file(file, self.state.pid))
+        file.map_or(Ok(()), |file| write_pid_file(file, self.ground.state.pid))
     }
 
     /// Commits: from here on nothing is undone.
     pub fn keep(mut self) -> Kept {
-        self.entry.commit();
+        let mut ground = self.ground;
+        ground.entry.commit();
         self.init.keep();
-        if let Some(cgroup) = &mut self.cgroup {
+        if let Some(cgroup) = &mut ground.cgroup {
             cgroup.keep();
         }
-        if let Some(unit) = &mut self.unit {
+        if let Some(unit) = &mut ground.unit {
             unit.keep();
         }
-        Kept { init: self.init, state: self.state, relay: self.relay }
+        Kept { init: self.init, state: ground.state, relay: self.relay }
     }
 
     /// Why a child may end without a word: somebody killed it, most likely the kernel for want of memory.
     fn silent_end(&self) -> String {
-        let hint = match &self.state.process.oom_score_adj {
-            _ if self.cgroup.is_some() => " (killed; is the memory limit too small for it?)",
+        let hint = match &self.ground.state.process.oom_score_adj {
+            _ if self.ground.cgroup.is_some() => " (killed; is the memory limit too small for it?)",
             _ => " (killed)",
         };
         format!("the container's first process ended before its program ran{hint}")
@@ -329,6 +385,7 @@ fn intent(id: &Id, bundle: &Bundle, cgroup: Option<CgroupPath>, unit: Option<Uni
             .iter()
             .filter_map(|namespace| plan::namespace_flag(&namespace.kind))
             .sum(),
+        descriptors: if bundle.process().terminal { Vec::new() } else { crate::criu::descriptors::ours() },
     }
 }
 

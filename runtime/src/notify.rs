@@ -55,17 +55,22 @@ pub fn prepare(state: &Path, bundle: &mut Bundle) -> Result<(), Failed> {
     std::fs::create_dir(&folder)
         .and_then(|()| std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)))
         .doing(|| format!("making {}", folder.display()))?;
-    bundle.spec.mounts.push(Mount {
-        destination: INSIDE.into(),
-        kind: "bind".into(),
-        source: folder.to_string_lossy().into_owned(),
-        options: ["bind", "nosuid", "noexec", "nodev", "ro"].map(str::to_owned).to_vec(),
-        ..Mount::default()
-    });
+    bundle.spec.mounts.extend(mount_of(state));
     if let Some(process) = &mut bundle.spec.process {
         process.env.push(format!("NOTIFY_SOCKET={INSIDE}/{SOCKET}"));
     }
     Ok(())
+}
+
+/// What such a container has mounted beside its bundle's mounts.
+pub fn mount_of(state: &Path) -> Option<Mount> {
+    is_prepared(state).then(|| Mount {
+        destination: INSIDE.into(),
+        kind: "bind".into(),
+        source: state.join(FOLDER).to_string_lossy().into_owned(),
+        options: ["bind", "nosuid", "noexec", "nodev", "ro"].map(str::to_owned).to_vec(),
+        ..Mount::default()
+    })
 }
 
 /// Whether the container whose state is in this folder was made for that.

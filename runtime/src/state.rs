@@ -92,6 +92,9 @@ pub struct State {
     pub own_pid_namespace: bool,
     /// `CLONE_NEW…` of every namespace that is not the host's: what a process joins.
     pub namespaces: u64,
+    /// What its standard input, output and error were, for a checkpoint; empty if it has a terminal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub descriptors: Vec<String>,
 }
 
 /// A seccomp program as it is kept: the profile's text may change after `create`.
@@ -191,7 +194,10 @@ impl StateDir {
     }
 
     /// Writes the state aside, then gives it its name: whoever reads sees all of it or nothing.
-    fn write(&self, state: &State) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// The disk is full, …
+    pub fn write(&self, state: &State) -> Result<(), Error> {
         let text = serde_json::to_vec(state).expect("a state has only strings as keys");
         let (aside, place) = (self.path.join(".state.json"), self.path.join(STATE));
         let write = || -> io::Result<()> {

@@ -50,6 +50,7 @@ const TREES: &[Tree] = &[
     },
     Tree { name: "network", suite: "sid", packages: &["containernetworking-plugins", "nftables"] },
     Tree { name: "kubernetes", suite: "sid", packages: &["kubectl"] },
+    Tree { name: "criu", suite: "sid", packages: &["criu"] },
 ];
 
 /// Go, and what the kubelet's client is made from: gigabytes, kept only until it is built.

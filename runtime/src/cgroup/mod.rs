@@ -34,7 +34,7 @@ pub use settings::Settings;
 pub use stats::Stats;
 pub use v2::{unified_memory_swap, weight_from_shares};
 
-use crate::error::Failed;
+use crate::error::{Doing as _, Failed};
 use crate::spec::Resources;
 
 /// Why a cgroup cannot be had or used.
@@ -130,6 +130,25 @@ impl Cgroup {
                 let now = path::unified_of(root, pid).filter(|now| now.starts_with(path));
                 Ok(Join { into: Some(v2::directory(now.as_deref().unwrap_or(path))?), tasks: Vec::new() })
             }
+        }
+    }
+
+    /// Moves a process in, wherever it is now. It waits for a grace period: nothing that is in a hurry comes this way.
+    pub fn add(&self, pid: i32) -> Result<(), Error> {
+        let folders = self.path.directories().into_iter().filter(|folder| folder.is_dir());
+        for procs in folders.map(|folder| folder.join("cgroup.procs")) {
+            file::write(&procs, &pid.to_string()).doing(|| format!("moving process {pid} to {}", procs.display()))?;
+        }
+        Ok(())
+    }
+
+    /// The directory whose processes are stopped together, if there is one.
+    pub fn freezer(&self) -> Option<std::path::PathBuf> {
+        match &self.path {
+            CgroupPath::V1 { hierarchies } => {
+                hierarchies.iter().find(|hierarchy| hierarchy.has("freezer")).map(|hierarchy| hierarchy.path.clone())
+            }
+            CgroupPath::V2 { path, .. } => Some(path.clone()),
         }
     }
 

@@ -9,6 +9,7 @@ mod between;
 mod copy_up;
 pub mod enter;
 mod filesystem;
+pub mod helper;
 mod report;
 mod terminal;
 pub mod user_namespace;
@@ -37,6 +38,18 @@ pub struct Init {
 }
 
 impl Init {
+    /// One that we have not made ourselves and that runs already: it has nothing to say.
+    ///
+    /// # Errors
+    /// It is gone, or out of descriptors.
+    pub fn of_running(pid: Pid) -> Result<Init, Failed> {
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+            .doing(|| format!("opening a handle of process {}", pid.as_raw_nonzero()))?;
+        let (socket, _) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .doing(|| "making a socket pair".into())?;
+        Ok(Init { pid, pidfd, socket, kept: false })
+    }
+
     /// The child's next report; none once it has become the program, or died.
     ///
     /// # Errors

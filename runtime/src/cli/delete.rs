@@ -57,6 +57,12 @@ pub fn remove_ended(global: &Global, state: &State) -> Result<(), Error> {
     }
 }
 
+/// Removes a container that was dumped: CRIU has killed its processes.
+pub fn remove_dumped(global: &Global, entry: StateDir, state: &State) -> Result<(), Error> {
+    wait_for_end(state)?;
+    remove_parts(global, entry, state)
+}
+
 fn remove_parts(global: &Global, entry: StateDir, state: &State) -> Result<(), Error> {
     if let Some(path) = &state.cgroup {
         Cgroup::open(path.clone()).clear()?;

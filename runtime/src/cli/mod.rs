@@ -1,5 +1,6 @@
 //! The command line: what runc's callers send, and the answers they read. One file a command, each a list of steps.
 
+mod checkpoint;
 mod create;
 mod delete;
 mod events;
@@ -12,6 +13,7 @@ mod list;
 mod log;
 mod pause;
 mod ps;
+mod restore;
 mod run;
 mod spec;
 mod start;
@@ -52,6 +54,8 @@ pub enum Error {
     Seccomp(#[from] seccomp::Error),
     #[error(transparent)]
     Hook(#[from] crate::hooks::Error),
+    #[error(transparent)]
+    Criu(#[from] crate::criu::Error),
     #[error(transparent)]
     Failed(#[from] Failed),
 }
@@ -112,6 +116,7 @@ impl Name {
 
 /// Each command: its name, what it does in a line, and its function. `help` prints this.
 const COMMANDS: &[(&str, &str, Command)] = &[
+    ("checkpoint", "write what a running container is to files, and stop it", checkpoint::main),
     ("create", "create a container, which then waits for start", create::main),
     ("delete", "remove what a stopped container holds", delete::main),
     ("events", "print statistics and out-of-memory events", events::main),
@@ -121,6 +126,7 @@ const COMMANDS: &[(&str, &str, Command)] = &[
     ("list", "list the containers of this root", list::main),
     ("pause", "stop all processes of a container", pause::pause),
     ("ps", "list the processes of a container", ps::main),
+    ("restore", "run a container from the files of a checkpoint", restore::main),
     ("resume", "let the processes of a paused container go on", pause::resume),
     ("run", "create and start a container", run::main),
     ("spec", "write a config.json to begin with", spec::main),

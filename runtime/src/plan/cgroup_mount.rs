@@ -7,6 +7,7 @@ use super::filesystem::target;
 use super::mounts::clone_bind;
 use super::{Mount, What, c_string};
 use crate::bundle::{Error, refused};
+use crate::cgroup::Hierarchy;
 use crate::error::{Doing as _, Failed};
 use crate::mount::options::{Attributes, Depth, Options, RDONLY};
 use crate::mount::root::Missing;
@@ -23,6 +24,18 @@ pub struct CgroupView<'a> {
     pub hierarchies: Vec<(String, &'a Path)>,
     /// The container's folder on version 2.
     pub folder: Option<&'a Path>,
+}
+
+/// Where the folder of each hierarchy is bound, for a container without a cgroup namespace on version 1.
+pub fn bind_folders<'a>(
+    destination: &str,
+    hierarchies: impl Iterator<Item = &'a Hierarchy>,
+) -> impl Iterator<Item = (String, &'a Path)> {
+    hierarchies.map(move |hierarchy| {
+        let controllers = hierarchy.controllers.join(",");
+        let name = controllers.strip_prefix("name=").unwrap_or(&controllers);
+        (format!("{destination}/{name}"), hierarchy.path.as_path())
+    })
 }
 
 /// Adds the mounts that it comes to, whatever version the host has.

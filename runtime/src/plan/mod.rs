@@ -23,9 +23,10 @@ use crate::mount::tree::FileSystem;
 use crate::seccomp;
 use crate::sys::CStrArray;
 
-pub use cgroup_mount::CgroupView;
+pub use cgroup_mount::{CgroupView, bind_folders};
 pub use filesystem::filesystem;
 pub use label::Label;
+pub use mounts::{clone_bind, is_bind};
 pub use namespaces::{namespace_flag, namespace_kinds, namespaces};
 pub use process::{Preserved, bounds, process, rlimit};
 pub use scheduling::{Processors, Scheduling};
