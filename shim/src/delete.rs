@@ -48,6 +48,7 @@ fn delete_one(args: &Args, id: &str, bundle: &Path) -> Result<(), Error> {
         let runtime = Runtime::new(&options, &args.namespace, bundle, args.debug);
         runtime.run_alone(&["delete", "--force", id])?;
     }
+    rootfs::detach_layers(bundle)?;
     Ok(rootfs::unmount_all(&bundle.join("rootfs"))?)
 }
 

@@ -57,6 +57,94 @@ pub fn owner_of_namespace(namespace: &std::fs::File) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).expect("descriptors are small")) })
 }
 
+/// A process that does nothing, in a user namespace of its own that maps no ids yet. To be [`end`]ed; it ends with us.
+///
+/// Source: clone3(2), `CLONE_NEWUSER`. We have one thread, so the child's memory is whole; it only makes system calls.
+pub fn in_new_user_namespace() -> Result<Pid, Errno> {
+    // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls.
+    let args: [u64; 8] = [libc::CLONE_NEWUSER as u64, 0, 0, 0, libc::SIGCHLD as u64, 0, 0, 0];
+    // SAFETY: the argument is a clone_args of exactly the size passed, and asks for a copy of our memory, as fork(2).
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), size_of_val(&args)) })?;
+    if pid == 0 {
+        // SAFETY: it takes numbers.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        loop {
+            // SAFETY: it takes nothing.
+            unsafe { libc::pause() };
+        }
+    }
+    Ok(Pid::from_raw(i32::try_from(pid).expect("process numbers are small")).expect("a child has a number"))
+}
+
+/// Kills a child of ours and reaps it.
+pub fn end(pid: Pid) -> Result<(), Errno> {
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+    rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).map(drop)
+}
+
+/// `struct mount_attr`, linux/mount.h.
+#[repr(C)]
+pub struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns: u64,
+}
+
+impl MountAttr {
+    /// Files' owners are seen through `userns`; `set` are further attributes.
+    pub fn with_ids_of(userns: BorrowedFd<'_>, set: u64) -> MountAttr {
+        const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
+        let userns = userns.as_raw_fd().cast_unsigned().into();
+        MountAttr { set: MOUNT_ATTR_IDMAP | set, clear: 0, propagation: 0, userns }
+    }
+}
+
+/// Changes the mount that `tree` refers to, and with `recursive` all below it.
+///
+/// Source: mount_setattr(2), Linux 5.12.
+pub fn mount_setattr(tree: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> Result<(), Errno> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    let (path, size) = (c"".as_ptr(), size_of::<MountAttr>());
+    // SAFETY: the path is a string, and `attr` is a mount_attr of exactly the size passed.
+    check(unsafe { libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), path, flags, &raw const *attr, size) })
+        .map(drop)
+}
+
+/// The number of a loop device that nobody uses.
+///
+/// Source: loop(4), `LOOP_CTL_GET_FREE`.
+pub fn free_loop_device(control: BorrowedFd<'_>) -> Result<u32, Errno> {
+    const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4c82;
+    // SAFETY: this request takes no argument.
+    let number = check(unsafe { libc::syscall(libc::SYS_ioctl, control.as_raw_fd(), LOOP_CTL_GET_FREE) })?;
+    Ok(u32::try_from(number).expect("devices are counted from 0"))
+}
+
+/// Has a loop device show `backing`, until nobody has the device open or mounted.
+///
+/// # Errors
+/// `EBUSY` another one was quicker.
+///
+/// Source: loop(4), `LOOP_CONFIGURE`, Linux 5.8.
+pub fn configure_loop_device(
+    device: BorrowedFd<'_>,
+    backing: BorrowedFd<'_>,
+    is_read_only: bool,
+    direct: bool,
+) -> Result<(), Errno> {
+    const LOOP_CONFIGURE: libc::c_ulong = 0x4c0a;
+    const READ_ONLY: u32 = 1;
+    const AUTOCLEAR: u32 = 4;
+    const DIRECT: u32 = 16;
+    // struct loop_config: the descriptor, a block size, and struct loop_info64 (232 bytes, flags at 52), then 64 bytes.
+    let mut config = [0u32; 76];
+    config[0] = backing.as_raw_fd().cast_unsigned();
+    config[2 + 52 / 4] = AUTOCLEAR | if is_read_only { READ_ONLY } else { 0 } | if direct { DIRECT } else { 0 };
+    // SAFETY: the argument is a loop_config, of 304 bytes, that lives through the call.
+    check(unsafe { libc::syscall(libc::SYS_ioctl, device.as_raw_fd(), LOOP_CONFIGURE, config.as_ptr()) }).map(drop)
+}
+
 /// Has `command` run with `fds` as its descriptors 3, 4, 5 and so on.
 ///
 /// # Errors

@@ -1,5 +1,9 @@
 //! The root file system that the daemon asks for, mounted in the bundle; the runtime gets it ready.
 
+mod idmap;
+mod loopback;
+mod options;
+
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -8,47 +12,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_change, mount_remount, unmount};
 use tare_proto::containerd::types::Mount;
 
 use crate::error::{Doing as _, Failed};
-
-/// Options that set or clear a flag; the rest is for the file system. Source: mount(8).
-const FLAGS: &[(&str, MountFlags, bool)] = &[
-    ("async", MountFlags::SYNCHRONOUS, false),
-    ("atime", MountFlags::NOATIME, false),
-    ("bind", MountFlags::BIND, true),
-    ("defaults", MountFlags::empty(), true),
-    ("dev", MountFlags::NODEV, false),
-    ("diratime", MountFlags::NODIRATIME, false),
-    ("dirsync", MountFlags::DIRSYNC, true),
-    ("exec", MountFlags::NOEXEC, false),
-    ("noatime", MountFlags::NOATIME, true),
-    ("nodev", MountFlags::NODEV, true),
-    ("nodiratime", MountFlags::NODIRATIME, true),
-    ("noexec", MountFlags::NOEXEC, true),
-    ("norelatime", MountFlags::RELATIME, false),
-    ("nostrictatime", MountFlags::STRICTATIME, false),
-    ("nosuid", MountFlags::NOSUID, true),
-    ("rbind", MountFlags::BIND.union(MountFlags::REC), true),
-    ("relatime", MountFlags::RELATIME, true),
-    ("ro", MountFlags::RDONLY, true),
-    ("rw", MountFlags::RDONLY, false),
-    ("strictatime", MountFlags::STRICTATIME, true),
-    ("suid", MountFlags::NOSUID, false),
-    ("sync", MountFlags::SYNCHRONOUS, true),
-];
-
-const PROPAGATION: &[(&str, MountPropagationFlags)] = &[
-    ("private", MountPropagationFlags::PRIVATE),
-    ("rprivate", MountPropagationFlags::PRIVATE.union(MountPropagationFlags::REC)),
-    ("shared", MountPropagationFlags::SHARED),
-    ("rshared", MountPropagationFlags::SHARED.union(MountPropagationFlags::REC)),
-    ("slave", MountPropagationFlags::DOWNSTREAM),
-    ("rslave", MountPropagationFlags::DOWNSTREAM.union(MountPropagationFlags::REC)),
-    ("unbindable", MountPropagationFlags::UNBINDABLE),
-    ("runbindable", MountPropagationFlags::UNBINDABLE.union(MountPropagationFlags::REC)),
-];
+use idmap::Layers;
+pub use idmap::detach_layers;
+use options::Parsed;
 
 /// What mount(2) takes at most, with its closing zero: a page.
 const LONGEST_DATA: usize = 4095;
@@ -57,8 +27,12 @@ const LONGEST_DATA: usize = 4095;
 pub enum Error {
     #[error(transparent)]
     Failed(#[from] Failed),
-    #[error("rootfs option {0:?} is not supported")]
-    Option(String),
+    #[error("rootfs option {0:?} needs {1} beside it")]
+    OneMap(String, &'static str),
+    #[error("rootfs option {0:?} is not container:host:count, …")]
+    Map(String),
+    #[error("rootfs options name no lowerdir whose ids could be mapped")]
+    NoLayers,
     #[error("rootfs option {0:?} holds a zero byte")]
     Zero(String),
     #[error("rootfs options of {0} bytes are longer than the kernel takes")]
@@ -82,7 +56,7 @@ impl Rootfs {
             fs::create_dir_all(&rootfs.path).doing(|| format!("making {}", rootfs.path.display()))?;
         }
         for mount in mounts {
-            mount_one(mount, &rootfs.path)?;
+            mount_one(mount, &rootfs.path, bundle)?;
         }
         Ok(rootfs)
     }
@@ -103,36 +77,25 @@ impl Drop for Rootfs {
     }
 }
 
-/// An option list, taken apart.
-#[derive(Debug, PartialEq, Eq)]
-struct Parsed<'a> {
-    flags: MountFlags,
-    propagation: Option<MountPropagationFlags>,
-    data: Vec<&'a str>,
-}
-
-fn parse(options: &[String]) -> Result<Parsed<'_>, Error> {
-    let mut parsed = Parsed { flags: MountFlags::empty(), propagation: None, data: Vec::new() };
-    for option in options {
-        if let Some((_, flag, set)) = FLAGS.iter().find(|(word, ..)| word == option) {
-            parsed.flags.set(*flag, *set);
-        } else if let Some((_, change)) = PROPAGATION.iter().find(|(word, _)| word == option) {
-            parsed.propagation = Some(*change);
-        } else if option == "loop" || option.starts_with("uidmap=") || option.starts_with("gidmap=") {
-            return Err(Error::Option(option.clone()));
-        } else if !option.starts_with("X-") && !option.starts_with("x-") {
-            parsed.data.push(option); // mount(8): names with x- are comments for programs
-        }
-    }
-    Ok(parsed)
-}
-
-fn mount_one(asked: &Mount, rootfs: &Path) -> Result<(), Error> {
-    let parsed = parse(&asked.options)?;
+fn mount_one(asked: &Mount, rootfs: &Path, bundle: &Path) -> Result<(), Error> {
+    let parsed = Parsed::new(&asked.options)?;
     let (place, _held) = place(rootfs, &asked.target)?;
     let doing = || format!("mounting {} {} at {}", asked.r#type, asked.source, rootfs.join(&asked.target).display());
-    let (data, _lower) = data_of(&parsed.data)?;
-    mount(asked.source.as_str(), &place, asked.r#type.as_str(), parsed.flags, data.as_c_str()).doing(doing)?;
+    let is_overlay = asked.r#type == "overlay";
+    let layers = match &parsed.ids {
+        Some(ids) if is_overlay => Some(Layers::map(lower(&parsed.data).ok_or(Error::NoLayers)?, ids, bundle)?),
+        _ => None,
+    };
+    let mapped = layers.as_ref().map(Layers::option);
+    let option = |given| mapped.as_deref().filter(|_| lower(&[given]).is_some()).unwrap_or(given);
+    let (data, _lower) = data_of(&parsed.data.into_iter().map(option).collect::<Vec<_>>())?;
+    let (source, _device) = if parsed.is_loop {
+        let (path, device) = loopback::bind(&asked.source, parsed.flags.contains(MountFlags::RDONLY), parsed.direct)?;
+        (path, Some(device))
+    } else {
+        (PathBuf::from(&asked.source), None)
+    };
+    mount(&source, &place, asked.r#type.as_str(), parsed.flags, data.as_c_str()).doing(doing)?;
     if parsed.flags.contains(MountFlags::BIND) {
         let given = parsed.flags - MountFlags::BIND - MountFlags::REC;
         if !given.is_empty() {
@@ -140,10 +103,18 @@ fn mount_one(asked: &Mount, rootfs: &Path) -> Result<(), Error> {
             mount_remount(&place, MountFlags::BIND | given, c"").doing(doing)?;
         }
     }
+    if let Some(ids) = parsed.ids.filter(|_| !is_overlay) {
+        idmap::map_in_place(&place, &ids)?;
+    }
     if let Some(change) = parsed.propagation {
         mount_change(&place, change).doing(doing)?;
     }
     Ok(())
+}
+
+/// An overlay's layers, the uppermost first.
+fn lower<'a>(options: &[&'a str]) -> Option<&'a str> {
+    options.iter().find_map(|option| option.strip_prefix("lowerdir="))
 }
 
 /// Where a mount goes: the root, or a place below it, which no link leads out of. The second keeps the first valid.
@@ -284,18 +255,101 @@ mod tests {
         assert!(!bundle.join("rootfs/hello").exists());
     }
 
+    /// A folder whose one file belongs to `owner`.
+    fn layer(path: &Path, file: &str, owner: u32) {
+        fs::create_dir_all(path).unwrap();
+        fs::write(path.join(file), "").unwrap();
+        std::os::unix::fs::chown(path.join(file), Some(owner), Some(owner)).unwrap();
+    }
+
+    fn owner(path: &Path) -> (u32, u32) {
+        use std::os::unix::fs::MetadataExt as _;
+        let found = fs::metadata(path).unwrap();
+        (found.uid(), found.gid())
+    }
+
+    const MAPS: [&str; 2] = ["uidmap=0:100000:1000,1000:7:1", "gidmap=0:200000:65536"];
+
     #[test]
-    fn options_are_told_apart_and_what_is_not_supported_is_named() {
-        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        let options = words("rw nosuid lowerdir=/a:/b rslave X-containerd.test=1");
-        let parsed = parse(&options).unwrap();
-        assert_eq!(parsed.flags, MountFlags::NOSUID);
-        assert_eq!(parsed.data, ["lowerdir=/a:/b"]);
-        assert!(parsed.propagation.is_some());
-        assert_eq!(
-            parse(&words("uidmap=0:1:2")).unwrap_err().to_string(),
-            "rootfs option \"uidmap=0:1:2\" is not supported"
-        );
+    fn an_overlay_of_mapped_layers_shows_other_owners_and_leaves_nothing_else_mounted() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        layer(&at("low"), "root", 0);
+        layer(&at("high"), "user", 1000);
+        for folder in ["upper", "work", "bundle"] {
+            fs::create_dir(at(folder)).unwrap();
+        }
+        let folders = [
+            ("lowerdir", format!("{}:{}", at("high").display(), at("low").display())),
+            ("upperdir", at("upper").display().to_string()),
+            ("workdir", at("work").display().to_string()),
+        ];
+        let mut options: Vec<String> = folders.iter().map(|(name, path)| format!("{name}={path}")).collect();
+        options.extend(MAPS.map(str::to_owned));
+        let asked = Mount { r#type: "overlay".into(), source: "overlay".into(), options, ..Mount::default() };
+        let rootfs = Rootfs::mount(&[asked], &at("bundle")).unwrap();
+        assert_eq!(owner(&at("bundle/rootfs/root")), (100_000, 200_000));
+        assert_eq!(owner(&at("bundle/rootfs/user")), (7, 201_000));
+        assert_eq!(owner(&at("low/root")), (0, 0), "the layer itself is as it was");
+        assert!(!at("bundle/layers").exists());
+        drop(rootfs);
+        let left = fs::read("/proc/self/mountinfo").unwrap();
+        assert!(!mount_points(&left).iter().any(|point| point.starts_with(dir.path())));
+    }
+
+    #[test]
+    fn a_mapped_bind_mount_keeps_its_flags_and_is_one_mount() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, bundle) = (dir.path().join("s"), dir.path().join("b"));
+        layer(&source, "file", 1000);
+        let rootfs = Rootfs::mount(&[bind(&source, "", &["rbind", "ro", MAPS[0], MAPS[1]])], &bundle).unwrap();
+        assert_eq!(owner(&bundle.join("rootfs/file")), (7, 201_000));
+        assert_eq!(fs::write(bundle.join("rootfs/x"), "").unwrap_err().raw_os_error(), Some(libc::EROFS));
+        let table = fs::read("/proc/self/mountinfo").unwrap();
+        assert_eq!(mount_points(&table).iter().filter(|point| point.starts_with(&bundle)).count(), 1);
+        drop(rootfs);
+    }
+
+    #[test]
+    fn layers_that_a_killed_shim_left_attached_are_taken_down() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, bundle) = (dir.path().join("s"), dir.path().join("b"));
+        layer(&source, "file", 0);
+        let ids = idmap::IdMap::parse("0:1:2", "0:1:2").unwrap();
+        std::mem::forget(Layers::map(source.to_str().unwrap(), &ids, &bundle).unwrap());
+        assert!(bundle.join("layers/0/file").exists());
+        detach_layers(&bundle).unwrap();
+        assert!(!bundle.join("layers").exists() && source.join("file").exists());
+    }
+
+    #[test]
+    fn a_file_is_mounted_as_a_disk_and_its_device_is_let_go_with_the_mount() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, bundle) = (dir.path().join("disk"), dir.path().join("b"));
+        fs::File::create(&disk).unwrap().set_len(4 << 20).unwrap();
+        let made = std::process::Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk).status().unwrap();
+        assert!(made.success());
+        let asked = Mount {
+            r#type: "ext4".into(),
+            source: disk.display().to_string(),
+            options: vec!["loop".into()],
+            ..Mount::default()
+        };
+        let rootfs = Rootfs::mount(&[asked], &bundle).unwrap();
+        fs::write(bundle.join("rootfs/hello"), "").unwrap();
+        let bound = || {
+            let files =
+                fs::read_dir("/sys/block").unwrap().flatten().map(|entry| entry.path().join("loop/backing_file"));
+            files.filter_map(|file| fs::read_to_string(file).ok()).any(|file| Path::new(file.trim()) == disk)
+        };
+        assert!(bound());
+        drop(rootfs);
+        // The kernel takes a mount apart behind the caller's back; the device follows.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while bound() {
+            assert!(std::time::Instant::now() < deadline, "the loop device is still bound");
+            std::thread::yield_now();
+        }
     }
 
     #[test]
