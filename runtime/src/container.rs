@@ -184,7 +184,9 @@ impl Container {
             global,
         )
         .map_err(during_init)?;
-        global.log.debug(&format!("{}: what the first process will do is decided", id.as_str()));
+        global
+            .log
+            .debug(&format!("{}: nsexec container setup: what the first process will do is decided", id.as_str()));
         let gate = if start == Start::Later { ground.entry.make_gate()? } else { Gate::Parent };
         let init = child::spawn(&plan, &gate, into)?; // from here on there is a process
         let pid = init.pid.as_raw_nonzero().get();
@@ -200,7 +202,7 @@ impl Container {
             send_pidfd(socket.as_fd(), init.pidfd.as_fd(), b"standard")?;
         }
         let at_once = start == Start::AtOnce && ground.unit.is_none();
-        global.log.debug(&format!("{}: the first process is {pid}, on its way to its gate", id.as_str()));
+        global.log.debug(&format!("{}: child process in init(): it is {pid}, on its way to its gate", id.as_str()));
         let open = at_once && !plan.waits_before_gate() && ground.state.hooks.start_container.is_empty();
         if open {
             init.go_on()?;
@@ -210,6 +212,9 @@ impl Container {
             container.fail(global);
             return Err(error);
         }
+        global
+            .log
+            .debug(&format!("{}: init: closing the pipe to signal completion: it waits at its gate", id.as_str()));
         container.ground.settle()?; // only now, when what the child had to say has been heard
         Ok(container)
     }

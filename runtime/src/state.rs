@@ -133,7 +133,9 @@ const STATE: &str = "state.json";
 const INIT: &str = "init";
 const LOCK: &str = ".lock";
 const GATE: &str = "exec.fifo";
-const RESULT: &str = "exec.result";
+/// In a folder of its own: whoever looks at what a created container holds open knows the fifo by runc's name for it.
+const RESULT_FOLDER: &str = "result";
+const RESULT: &str = "result/exec.fifo";
 
 /// A container's folder below the root.
 #[derive(Debug)]
@@ -259,6 +261,8 @@ impl StateDir {
             rustix::fs::openat(rustix::fs::CWD, &path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
                 .doing(|| format!("opening {}", path.display()))
         };
+        let folder = self.path.join(RESULT_FOLDER);
+        fs::DirBuilder::new().mode(0o700).create(&folder).doing(|| format!("making {}", folder.display()))?;
         for name in [RESULT, GATE] {
             let path = self.path.join(name);
             rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0)

@@ -127,6 +127,7 @@ impl Rule {
                 'm' => Access::MKNOD.0,
                 'r' => Access::READ.0,
                 'w' => Access::WRITE.0,
+                'a' => 0, // meant nothing to runtimes before us, and is written all the same
                 _ => return Err(refused(&field("access"), format!("{:?} has more than r, w and m", rule.access))),
             };
         }

@@ -55,13 +55,31 @@ pub fn become_program(process: &Process, gate: &Gate, socket: BorrowedFd<'_>) ->
         load_filter(process, socket)?; // as late as possible: fewer calls that the profile has to allow
     }
     let told = pass_gate(gate, socket)?;
-    let end = at(Step::Exec, sys::execve(program, &process.argv, &process.environment));
-    if let (Some(told), Err(Stuck { step, index, errno })) = (told, end) {
+    let Err(errno) = sys::execve(program, &process.argv, &process.environment);
+    complain(program, errno);
+    if let Some(told) = told {
         // Behind the gate it is `start` that listens, not `create`. If it has gone too, nobody is left to tell.
-        let _ = write(told, step, index, errno.raw_os_error());
+        let _ = write(told, Step::Exec, 0, errno.raw_os_error());
         sys::exit(1);
     }
-    end
+    at(Step::Exec, Err(errno))
+}
+
+/// Says it where the program itself would have: whoever reads a container's output looks there, and by then the command
+/// that made it may be gone.
+fn complain(program: &CStr, errno: Errno) {
+    let words: &[u8] = match errno {
+        Errno::NOENT => b"no such file or directory", // the interpreter of a script, or of an ELF program
+        Errno::ACCESS => b"permission denied",
+        Errno::NOEXEC => b"exec format error",
+        Errno::TOOBIG => b"argument list too long",
+        Errno::TXTBSY => b"text file busy",
+        Errno::NOMEM => b"cannot allocate memory",
+        Errno::PERM => b"operation not permitted",
+        _ => b"it cannot be executed",
+    };
+    let parts = [b"exec ", program.to_bytes(), b": ", words, b"\n"].map(std::io::IoSlice::new);
+    let _ = rustix::io::writev(rustix::stdio::stderr(), &parts); // nobody may be listening
 }
 
 /// Whether the folder could be reached; a refusal for lack of permission may end when the user is another one.

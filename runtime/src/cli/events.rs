@@ -5,12 +5,12 @@
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde_json::json;
+use serde::Serialize;
 
 use super::flags::{Flag, Order, parse, switch, value};
 use super::{Error, Global, only_id};
-use crate::cgroup::Cgroup;
 use crate::cgroup::oom::Watch;
+use crate::cgroup::{Cgroup, Stats};
 use crate::error::Doing as _;
 use crate::state::{Id, State, StateDir, Status};
 
@@ -54,7 +54,7 @@ fn watch(state: &State, cgroup: &Cgroup, interval: Duration) -> Result<i32, Erro
         if let Some(memory) = &mut memory {
             // Asked at the end too: the container may have died of it.
             for _ in 0..memory.killed()? {
-                println!("{}", json!({"type": "oom", "id": state.id}));
+                print(&Event { kind: "oom", id: &state.id, data: None })?;
             }
         }
         if ended {
@@ -68,6 +68,21 @@ fn watch(state: &State, cgroup: &Cgroup, interval: Duration) -> Result<i32, Erro
 }
 
 fn print_stats(id: &Id, cgroup: &Cgroup) -> Result<(), Error> {
-    println!("{}", json!({"type": "stats", "id": id, "data": cgroup.stats()?}));
+    print(&Event { kind: "stats", id, data: Some(cgroup.stats()?) })
+}
+
+/// One line. The order of its fields is what some readers of runc's lines match.
+#[derive(Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a Id,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Stats>,
+}
+
+fn print(event: &Event<'_>) -> Result<(), Error> {
+    let line = serde_json::to_string(event).map_err(|error| Error::Usage(format!("writing an event: {error}")))?;
+    println!("{line}");
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::cgroup::Below;
 use crate::error::Doing as _;
 use crate::handover::{send_pidfd, write_pid_file};
 use crate::join::{Options, join};
-use crate::plan::Receiver;
+use crate::plan::{Receiver, scheduling::processors};
 use crate::spec;
 use crate::state::{Id, SavedFilter, State, StateDir, Status};
 
@@ -82,8 +82,12 @@ fn enter(global: &Global, parsed: &Parsed, state: &State, process: &spec::Proces
         below: parsed.values("cgroup").map(Below::read).collect::<Result<_, _>>()?,
         ..Options::default()
     };
+    debug(global, state, "nsexec container setup: what the process will do is decided");
+    if let Some(mask) = initial_processors(process)? {
+        debug(global, state, &format!("nsexec: affinity: {mask:#x}"));
+    }
     let mut joined = join(state, process, options, &mut |text| global.log.warn(&text))?;
-    global.log.debug(&format!("{}: process {} has joined", state.id.as_str(), joined.init.pid));
+    debug(global, state, &format!("child process in init(): it is {}, and has joined", joined.init.pid));
     if let Some(path) = parsed.value("pidfd-socket") {
         let socket = connect_to(path.as_ref())?;
         send_pidfd(std::os::fd::AsFd::as_fd(&socket), std::os::fd::AsFd::as_fd(&joined.init.pidfd), b"setns")?;
@@ -91,9 +95,22 @@ fn enter(global: &Global, parsed: &Parsed, state: &State, process: &spec::Proces
     if let Some(file) = parsed.value("pid-file").filter(|path| !path.is_empty()) {
         write_pid_file(&PathBuf::from(file), joined.init.pid.as_raw_nonzero().get())?;
     }
+    debug(global, state, "setns_init: about to exec");
     joined.start()?;
     joined.init.keep();
     foreground.map_or(Ok(0), |foreground| Ok(foreground.wait(&joined.init, ours, None)?))
+}
+
+/// With words of runc's that are looked for in its log.
+fn debug(global: &Global, state: &State, what: &str) {
+    global.log.debug(&format!("{}: {what}", state.id.as_str()));
+}
+
+/// The processors that it may join on, the first 64 of them as a mask.
+fn initial_processors(process: &spec::Process) -> Result<Option<u64>, Error> {
+    let Some(affinity) = &process.exec_cpu_affinity else { return Ok(None) };
+    let mask = processors("initial", &affinity.initial)?;
+    Ok(mask.and_then(|mask| mask.first().copied()))
 }
 
 /// The process to run: from a file as it is, else the container's own with what the flags change.

@@ -43,7 +43,10 @@ pub fn main(_: &Global, words: &[String]) -> Result<i32, Error> {
             },
         },
         "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."],
-        "annotations": {"dev.tare.version": env!("CARGO_PKG_VERSION")},
+        "annotations": {
+            "dev.tare.version": env!("CARGO_PKG_VERSION"),
+            "org.opencontainers.runc.checkpoint.enabled": "true", // what tools around runc look for
+        },
     });
     println!("{}", serde_json::to_string_pretty(&features).expect("only strings are keys"));
     Ok(0)

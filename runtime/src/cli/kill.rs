@@ -24,7 +24,10 @@ pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
     let entry = StateDir::look(&global.root, &Id::new(id)?);
     let state = entry.read()?;
     let all = parsed.is_set("all");
+    let rest = signal == libc::SIGKILL && !state.own_pid_namespace && has_processes(&state);
     match state.status(&entry) {
+        // Its first process has ended, and nothing has taken the others along.
+        Status::Stopped if rest => {}
         Status::Stopped | Status::Creating if all => return Ok(0),
         Status::Stopped | Status::Creating => return Err(Error::Refused("container not running".into())),
         Status::Created | Status::Running | Status::Paused => {}
@@ -35,6 +38,11 @@ pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
         send(&state, signal)?;
     }
     Ok(0)
+}
+
+fn has_processes(state: &State) -> bool {
+    let pids = state.cgroup.clone().map(|path| Cgroup::open(path).pids());
+    pids.is_some_and(|pids| pids.is_ok_and(|pids| !pids.is_empty()))
 }
 
 fn send(state: &State, signal: i32) -> Result<(), Error> {

@@ -233,7 +233,7 @@ fn default_root(name: Name) -> PathBuf {
 fn help(name: Name) -> String {
     let program = name.as_str();
     let mut text = format!(
-        "NAME:\n   {program} - Open Container Initiative runtime\n\n\
+        "NAME:\n   {program}, used as runc - Open Container Initiative runtime\n\n\
          {program} runs containers from OCI bundles.\n\nUsage: {program} [--root DIR] [--log FILE] [--log-format text|json] \
          [--debug] COMMAND …\n\nCommands:\n"
     );
@@ -250,8 +250,8 @@ fn help_on(name: Name, command: &str, what: Option<&str>) -> i32 {
         return 3;
     };
     println!(
-        "NAME:\n   {program} {command} - {what}\n\nUSAGE:\n   {program} {command} [flags] …\n\nIts flags are runc's: see \
-         runc-{command}(8)."
+        "NAME:\n   {program} {command}, used as runc {command} - {what}\n\n\
+         USAGE:\n   {program} {command} [flags] …\n\nIts flags are runc's: see runc-{command}(8)."
     );
     0
 }

@@ -1,6 +1,7 @@
 //! The built `tare` on bundles of Debian's static busybox, as its callers use it.
 
 mod bundle;
+mod checkpoint;
 mod crash;
 mod defaults;
 mod features;

@@ -38,7 +38,10 @@ pub fn limits(resources: &Resources, settings: &mut Settings) -> Result<(), Erro
         }
     }
     match resources.unified.keys().next() {
-        Some(key) => Err(refused(&format!("unified.{key}"), "needs cgroup version 2, and this host has version 1")),
+        Some(key) => Err(refused(
+            &format!("unified.{key}"),
+            "invalid configuration: needs cgroup version 2, and this host has version 1",
+        )),
         None => Ok(()),
     }
 }
