@@ -3,7 +3,7 @@
 //! Repairing takes away what is damaged, so that it is missing and no longer wrong: the next pull of an image fetches and
 //! unpacks what is missing, and nothing else. Whatever is whole stays.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::io::Read;
 use std::path::Path;
@@ -15,8 +15,8 @@ use tare_proto::containerd::services::images::v1::Image;
 use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::names::{Digest, Hasher, Namespace};
-use crate::snapshot::{self, Row, Snapshots};
-use crate::store::{Store, kind};
+use crate::snapshot::{self, Row, Snapshots, rows};
+use crate::store::{self, Saved, Store, kind};
 
 /// What is not as it should be.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,12 +48,20 @@ impl fmt::Display for Finding {
     }
 }
 
+/// Saves what is whole of a database that is damaged; nothing if it is not.
+///
+/// # Errors
+/// The database is in use, or nothing in it can be read.
+pub fn save(root: &Path) -> Result<Option<Saved>> {
+    let path = root.join("tared.db");
+    Store::check(&path)?.map(|_| store::salvage(&path)).transpose()
+}
+
 /// Looks at everything below a daemon's root.
 ///
 /// # Errors
 /// The database is in use or cannot be read, or a folder cannot.
 pub fn check(root: &Path) -> Result<(Checked, Vec<Finding>)> {
-    Store::check(&root.join("tared.db"))?;
     let store = Store::open(&root.join("tared.db"))?;
     let content = Content::open(root, store.clone())?;
     let snapshots = Snapshots::open(root, store.clone())?;
@@ -82,8 +90,7 @@ impl Checked {
             match &finding.what {
                 What::Content(digest) => self.content.delete(&finding.namespace, digest)?,
                 What::Snapshot(snapshotter, key) => {
-                    let (namespace, name) = (finding.namespace.as_str(), snapshot::name(snapshotter, key));
-                    self.store.change(|rows| rows.remove(kind::SNAPSHOT, namespace, &name))?;
+                    self.store.change(|rows| rows::remove(rows, &finding.namespace, snapshotter, key))?;
                 }
                 What::Image(_) | What::Container(_) => {}
             }
@@ -141,6 +148,7 @@ impl Checked {
     /// Snapshots without their folder, and those that lie on one of them; what lies above comes first.
     fn lost_snapshots(&self, namespace: &Namespace) -> Result<Vec<(String, String, String)>> {
         let rows = self.store.list::<Row>(kind::SNAPSHOT, namespace)?;
+        let known: HashSet<String> = rows.iter().map(|(name, _)| name.clone()).collect();
         let mut lost: Vec<(String, String, String)> = Vec::new();
         let mut left: Vec<_> = rows
             .into_iter()
@@ -154,7 +162,8 @@ impl Checked {
             let mut kept = Vec::new();
             for (snapshotter, key, row) in left {
                 let parent = row.info.unwrap_or_default().parent;
-                let on_lost = lost.iter().any(|(other, lost, _)| *other == snapshotter && *lost == parent);
+                let on_lost = lost.iter().any(|(other, lost, _)| *other == snapshotter && *lost == parent)
+                    || !parent.is_empty() && !known.contains(&snapshot::name(&snapshotter, &parent));
                 let info = tare_proto::containerd::services::snapshots::v1::Info { parent, ..Default::default() };
                 let row = Row { info: Some(info), ..row };
                 if !self.snapshots.has_folder(&snapshotter, row.number)? {
@@ -211,6 +220,53 @@ mod tests {
     use crate::names::Labels;
     use crate::snapshot::OVERLAY;
     use tare_proto::containerd::types::Descriptor;
+
+    /// Each page in turn; whatever it held, the rest is saved and the daemon's stores open.
+    #[test]
+    fn a_damaged_page_of_the_database_is_named_and_what_is_whole_is_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, ns) = (dir.path().join("tared.db"), Namespace::parse("n").unwrap());
+        let store = Store::open(&path).unwrap();
+        const IMAGES: usize = 200;
+        store
+            .change(|rows| {
+                (0..IMAGES).try_for_each(|n| {
+                    let labels = Labels::from([("l".into(), "x".repeat(200))]);
+                    let image = Image { name: format!("i{n:03}"), labels, ..Default::default() };
+                    rows.put(kind::IMAGE, &ns, &image.name, &image)
+                })
+            })
+            .unwrap();
+        drop(store);
+        let whole = std::fs::read(&path).unwrap();
+        let (mut saved_most, mut hopeless) = (0, 0);
+        for page in (1..whole.len() / 4096).filter(|page| whole[page * 4096..][..4096].iter().any(|byte| *byte != 0)) {
+            let mut bytes = whole.clone();
+            bytes[page * 4096 + 2000] ^= 0x40;
+            std::fs::write(&path, bytes).unwrap();
+            let Some(why) = Store::check(&path).unwrap() else { continue }; // the page is not in use
+            let refused = Store::open(&path).map(|_| ()).unwrap_err().to_string();
+            assert!(
+                refused.contains("tared.db: it is damaged") && refused.contains("fsck --repair"),
+                "{why}: {refused}"
+            );
+            let saved = match save(dir.path()) {
+                Ok(saved) => saved.unwrap(),
+                Err(error) => {
+                    assert!(error.to_string().contains("nothing in it can be read"), "{error}");
+                    hopeless += 1; // the page that leads to all others
+                    continue;
+                }
+            };
+            assert!(saved.damaged.exists());
+            let images = Store::open(&path).unwrap().list::<Image>(kind::IMAGE, &ns).unwrap();
+            assert!(images.iter().all(|(name, image)| *name == image.name), "a row is not what it was");
+            saved_most = saved_most.max(images.len());
+            check(dir.path()).unwrap();
+        }
+        assert!(saved_most > IMAGES / 2, "{saved_most} of {IMAGES} images were saved");
+        assert!(hopeless <= 2, "{hopeless} pages took everything with them");
+    }
 
     #[test]
     fn damage_is_found_by_name_taken_away_and_the_rest_is_left_alone() {

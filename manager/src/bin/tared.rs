@@ -106,6 +106,16 @@ fn run(args: Args) -> Result<()> {
 }
 
 fn fsck(config: &Config, repair: bool) -> Result<()> {
+    if repair && let Some(saved) = tare_manager::fsck::save(&config.root)? {
+        println!(
+            "the database was damaged: {} rows were saved; what it was is {}",
+            saved.rows,
+            saved.damaged.display()
+        );
+        for key in saved.lost {
+            println!("lost: {}", key.replace('\0', " "));
+        }
+    }
     let (checked, findings) = tare_manager::fsck::check(&config.root)?;
     for finding in &findings {
         println!("{finding}");

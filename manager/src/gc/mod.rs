@@ -26,7 +26,7 @@ use tare_proto::containerd::services::leases::v1::{Lease, Resource};
 use crate::content::Content;
 use crate::error::Result;
 use crate::names::{Digest, Namespace};
-use crate::snapshot::{Row, Snapshots};
+use crate::snapshot::{self, Snapshots};
 use crate::store::{Journal, Rows, Store, View, kind};
 pub use expiry::after as expires_after;
 use expiry::expired;
@@ -96,16 +96,16 @@ fn remove(store: &Store, namespace: &Namespace, mut marked: Marked, journal: &Jo
 fn remove_row(rows: &mut Rows<'_>, namespace: &Namespace, node: &Node) -> Result<Option<Removed>> {
     let (kind, name) = match node {
         Node::Content(name) => (kind::BLOB, name),
-        Node::Snapshot(name) => (kind::SNAPSHOT, name),
         Node::Image(name) => (kind::IMAGE, name),
+        Node::Snapshot(name) => {
+            let (snapshotter, key) = name.split_once('\0').unwrap_or_default();
+            let row = snapshot::rows::remove(rows, namespace, snapshotter, key)?;
+            return Ok(row.map(|row| (node.clone(), row.number)));
+        }
         Node::Container(_) | Node::Sandbox(_) => return Ok(None), // all are roots
     };
-    let number = match node {
-        Node::Snapshot(name) => rows.get::<Row>(kind::SNAPSHOT, namespace, name)?.map_or(0, |row| row.number),
-        _ => 0,
-    };
     // A client may have removed it meanwhile, and then its files are that client's.
-    Ok(rows.remove(kind, namespace.as_str(), name)?.then(|| (node.clone(), number)))
+    Ok(rows.remove(kind, namespace.as_str(), name)?.then(|| (node.clone(), 0)))
 }
 
 /// Removes the files of rows that went.

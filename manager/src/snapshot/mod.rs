@@ -16,6 +16,7 @@ mod contract;
 mod folders;
 mod native;
 mod overlay;
+pub(crate) mod rows;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -182,7 +183,7 @@ impl Snapshots {
             if rows.get::<Row>(kind::SNAPSHOT, namespace, &name(snapshotter, key))?.is_some() {
                 return Err(Error::AlreadyExists(format!("snapshot {key}")));
             }
-            rows.put(kind::SNAPSHOT, namespace, &name(snapshotter, key), &row)
+            rows::put(rows, namespace, snapshotter, &row)
         })?;
         let mounts = engine.snapshotter.mounts(new.path(), &lower, view);
         new.keep();
@@ -290,8 +291,8 @@ impl Snapshots {
             let now = Some(SystemTime::now().into());
             (info.created_at, info.updated_at, info.labels) = (now, now, labels.clone());
             (row.size, row.inodes) = (size, inodes);
-            rows.remove(kind::SNAPSHOT, namespace.as_str(), &name(snapshotter, key))?;
-            rows.put(kind::SNAPSHOT, namespace, &name(snapshotter, new), &row)
+            rows::remove(rows, namespace, snapshotter, key)?;
+            rows::put(rows, namespace, snapshotter, &row)
         })
     }
 
@@ -302,11 +303,10 @@ impl Snapshots {
     pub fn remove(&self, namespace: &Namespace, snapshotter: &str, key: &str) -> Result<()> {
         let engine = self.engine(snapshotter)?;
         let number = self.store.change(|rows| {
-            let row: Row = rows.get(kind::SNAPSHOT, namespace, &name(snapshotter, key))?.ok_or_else(|| missing(key))?;
-            if has_children(rows, namespace, snapshotter, key)? {
+            if rows::has_children(rows, namespace, snapshotter, key)? {
                 return Err(Error::FailedPrecondition(format!("cannot remove snapshot {key} with child")));
             }
-            rows.remove(kind::SNAPSHOT, namespace.as_str(), &name(snapshotter, key))?;
+            let row = rows::remove(rows, namespace, snapshotter, key)?.ok_or_else(|| missing(key))?;
             Ok(row.number)
         })?;
         engine.folders.remove(number)
@@ -406,14 +406,4 @@ fn check_parent(rows: &Rows<'_>, namespace: &Namespace, snapshotter: &str, paren
         Some(Kind::Committed) => Ok(()),
         Some(_) => Err(not_committed(parent)),
     }
-}
-
-fn has_children(rows: &Rows<'_>, namespace: &Namespace, snapshotter: &str, key: &str) -> Result<bool> {
-    for other in rows.names(kind::SNAPSHOT, namespace.as_str(), &name(snapshotter, ""))? {
-        let row: Option<Row> = rows.get(kind::SNAPSHOT, namespace, &other)?;
-        if row.and_then(|row| row.info).is_some_and(|info| info.parent == key) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }

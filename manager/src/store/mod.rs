@@ -2,8 +2,13 @@
 //!
 //! After a write that failed (the disk is full) redb wants the file closed and opened again; the next who comes does that.
 //!
-//! A key is `kind NUL namespace NUL name`; a value is the protobuf message of that kind. Row `version` holds the version of
-//! this format; a newer one is refused.
+//! A row's key names its kind, its namespace and itself, and its value is the protobuf message of that kind: see `format.rs`.
+//!
+//! The file is checked whole whenever it is opened, page by page: one that was damaged is refused by name, and not believed.
+//! `tared fsck --repair` then saves what is whole, see `salvage.rs`.
+
+mod format;
+mod salvage;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,9 +21,12 @@ use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition}
 
 use crate::error::{Doing as _, Error, Result};
 use crate::names::Namespace;
+use format::key;
+pub use salvage::{Saved, salvage};
 
 const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rows");
-const VERSION: &str = "1";
+/// What redb keeps of the file in memory: rows are small, and the kernel has the rest.
+const CACHE: usize = 4 << 20;
 
 /// The kinds of rows, each with its message.
 pub mod kind {
@@ -38,6 +46,8 @@ pub mod kind {
     pub const SANDBOX: &str = "sandbox";
     /// Named `SNAPSHOTTER NUL key`; [`crate::snapshot::Row`].
     pub const SNAPSHOT: &str = "snapshot";
+    /// Named `SNAPSHOTTER NUL parent NUL key`, for each snapshot that has a parent; empty.
+    pub const CHILD: &str = "child";
 }
 
 /// Clones share it.
@@ -83,14 +93,6 @@ impl Health {
     }
 }
 
-fn unreadable(error: &prost::DecodeError) -> Error {
-    Error::Unknown(format!("the database: a row cannot be read: {error}"))
-}
-
-fn key(kind: &str, namespace: &str, name: &str) -> String {
-    format!("{kind}\0{namespace}\0{name}")
-}
-
 impl Store {
     /// Opens the database, or makes it.
     ///
@@ -100,29 +102,20 @@ impl Store {
         let database = RwLock::new(Some(Arc::new(open(path)?)));
         let file = File { path: path.to_owned(), database, health: Health::default() };
         let store = Store { file: Arc::new(file), journal: Arc::default() };
-        store.change(|rows| match rows.bytes("version")? {
-            None => rows.put_bytes("version", VERSION.as_bytes()),
-            Some(found) if found == VERSION.as_bytes() => Ok(()),
-            Some(found) => {
-                let found = String::from_utf8_lossy(&found).into_owned();
-                Err(Error::FailedPrecondition(format!(
-                    "the database has format {found}, this program knows {VERSION}: use a newer one"
-                )))
-            }
-        })?;
+        store.change(format::settle)?;
         Ok(store)
     }
 
-    /// Checks every page of a database that nobody has open; what a crash left undone is done.
+    /// Checks every page of a database that nobody has open; what a crash left undone is done. Says what is wrong with it.
     ///
     /// # Errors
-    /// It is in use or damaged.
-    pub fn check(path: &Path) -> Result<()> {
-        let failed = |error: &dyn std::fmt::Display| {
-            Error::Unknown(format!("checking the database {}: {error}", path.display()))
-        };
-        let checked = open(path)?.check_integrity().map_err(|error| failed(&error))?;
-        if checked { Ok(()) } else { Err(failed(&"it was damaged, and is whole again without its last changes")) }
+    /// It is in use, or cannot be read.
+    pub fn check(path: &Path) -> Result<Option<String>> {
+        match builder().create(path).map_err(redb::Error::from) {
+            Ok(_) => Ok(None),
+            Err(redb::Error::Corrupted(why)) => Ok(Some(why)),
+            Err(error) => Err(refused(path, error)),
+        }
     }
 
     /// One row.
@@ -264,17 +257,36 @@ fn make(path: &Path) -> Result<()> {
     }
     drop(create(&aside)?);
     fs::rename(&aside, path).doing(doing)?;
+    sync_folder(path).doing(doing)
+}
+
+/// Makes the names in a file's folder durable.
+fn sync_folder(path: &Path) -> std::io::Result<()> {
     match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        Some(folder) => fs::File::open(folder).and_then(|folder| folder.sync_all()).doing(doing),
+        Some(folder) => fs::File::open(folder)?.sync_all(),
         None => Ok(()),
     }
 }
 
 fn create(path: &Path) -> Result<Database> {
-    Database::create(path).map_err(|error| match redb::Error::from(error) {
-        redb::Error::Io(error) => Error::io(format!("opening the database {}", path.display()), &error),
-        error => Error::Unknown(format!("opening the database {}: {error}", path.display())),
-    })
+    builder().create(path).map_err(|error| refused(path, error.into()))
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
+    builder
+}
+
+fn refused(path: &Path, error: redb::Error) -> Error {
+    let doing = format!("opening the database {}", path.display());
+    match error {
+        redb::Error::Io(error) => Error::io(doing, &error),
+        redb::Error::Corrupted(why) => Error::Unknown(format!(
+            "{doing}: it is damaged ({why}); with no daemon running, tared fsck --repair saves what is whole"
+        )),
+        error => Error::Unknown(format!("{doing}: {error}")),
+    }
 }
 
 /// What was written since [`Store::watch`]. Dropping it ends the notes.
@@ -307,7 +319,7 @@ impl View {
     pub fn get<M: Message + Default>(&self, kind: &str, namespace: &Namespace, name: &str) -> Result<Option<M>> {
         let value =
             self.table.get(key(kind, namespace.as_str(), name).as_str()).map_err(|error| self.health.failed(error))?;
-        value.map(|value| M::decode(value.value()).map_err(|error| unreadable(&error))).transpose()
+        value.map(|value| format::decode(value.value())).transpose()
     }
 
     /// Every row of a kind in a namespace whose name begins so, in the order of their names.
@@ -328,7 +340,7 @@ impl View {
             if !name.value().starts_with(&start) {
                 break;
             }
-            what(&name.value()[own..], M::decode(value.value()).map_err(|error| unreadable(&error))?);
+            what(&name.value()[own..], format::decode(value.value())?);
         }
         Ok(())
     }
@@ -352,12 +364,14 @@ impl Rows<'_> {
         Ok(())
     }
 
+    fn put_row(&mut self, key: &str, row: &impl Message) -> Result<()> {
+        self.put_bytes(key, &format::sealed(key, &row.encode_to_vec()))
+    }
+
     /// # Errors
     /// The database is damaged.
     pub fn get<M: Message + Default>(&self, kind: &str, namespace: &Namespace, name: &str) -> Result<Option<M>> {
-        self.bytes(&key(kind, namespace.as_str(), name))?
-            .map(|value| M::decode(value.as_slice()).map_err(|error| unreadable(&error)))
-            .transpose()
+        self.bytes(&key(kind, namespace.as_str(), name))?.map(|value| format::decode(&value)).transpose()
     }
 
     /// All rows of a kind in a namespace, in the order of their names.
@@ -370,7 +384,7 @@ impl Rows<'_> {
         for row in self.table.range(begin.as_str()..).map_err(|error| self.health.failed(error))? {
             let (name, value) = row.map_err(|error| self.health.failed(error))?;
             let Some(name) = name.value().strip_prefix(begin.as_str()) else { break };
-            list.push((name.to_owned(), M::decode(value.value()).map_err(|error| unreadable(&error))?));
+            list.push((name.to_owned(), format::decode(value.value())?));
         }
         Ok(list)
     }
@@ -386,13 +400,13 @@ impl Rows<'_> {
                 name: namespace.as_str().into(),
                 ..Default::default()
             };
-            self.put_bytes(&own, &record.encode_to_vec())?;
+            self.put_row(&own, &record)?;
         }
         if let Some(written) = &mut self.written {
             let (kind, namespace, name) = (kind.to_owned(), namespace.to_string(), name.to_owned());
             written.push(Written { kind, namespace, name });
         }
-        self.put_bytes(&key(kind, namespace.as_str(), name), &row.encode_to_vec())
+        self.put_row(&key(kind, namespace.as_str(), name), row)
     }
 
     /// Writes a row that belongs to no namespace.
@@ -400,15 +414,13 @@ impl Rows<'_> {
     /// # Errors
     /// The disk is full.
     pub fn put_global(&mut self, kind: &str, name: &str, row: &impl Message) -> Result<()> {
-        self.put_bytes(&key(kind, "", name), &row.encode_to_vec())
+        self.put_row(&key(kind, "", name), row)
     }
 
     /// # Errors
     /// The database is damaged.
     pub fn get_global<M: Message + Default>(&self, kind: &str, name: &str) -> Result<Option<M>> {
-        self.bytes(&key(kind, "", name))?
-            .map(|value| M::decode(value.as_slice()).map_err(|error| unreadable(&error)))
-            .transpose()
+        self.bytes(&key(kind, "", name))?.map(|value| format::decode(&value)).transpose()
     }
 
     /// Removes a row; whether it was there.
@@ -417,6 +429,17 @@ impl Rows<'_> {
     /// The database is damaged.
     pub fn remove(&mut self, kind: &str, namespace: &str, name: &str) -> Result<bool> {
         Ok(self.table.remove(key(kind, namespace, name).as_str()).map_err(|error| self.health.failed(error))?.is_some())
+    }
+
+    /// Whether there is a row of a kind in a namespace whose name begins so.
+    ///
+    /// # Errors
+    /// The database is damaged.
+    pub fn any(&self, kind: &str, namespace: &str, begin: &str) -> Result<bool> {
+        let start = key(kind, namespace, begin);
+        let first = self.table.range(start.as_str()..).map_err(|error| self.health.failed(error))?.next();
+        let first = first.transpose().map_err(|error| self.health.failed(error))?;
+        Ok(first.is_some_and(|(name, _)| name.value().starts_with(&start)))
     }
 
     /// The names of all rows of a kind in a namespace that begin so.
@@ -505,16 +528,5 @@ mod tests {
         assert_eq!(names, expected, "what was answered is there, and nothing else");
         drop(store);
         rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
-    }
-
-    #[test]
-    fn a_newer_format_is_refused_and_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        let store = Store::open(&path).unwrap();
-        store.change(|rows| rows.put_bytes("version", b"2")).unwrap();
-        drop(store);
-        let Err(Error::FailedPrecondition(said)) = Store::open(&path) else { panic!() };
-        assert_eq!(said, "the database has format 2, this program knows 1: use a newer one");
     }
 }
