@@ -1,6 +1,6 @@
 //! The daemon's life: folders, stores, sockets, recovery, service, end. Containers outlive it.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::os::unix::net::UnixStream;
@@ -69,6 +69,7 @@ async fn serve(config: &Config, mut passed: Passed, set_level: SetLevel) -> Resu
     }
     let metrics = Metrics::default();
     let services = assemble(config, &metrics)?;
+    let _state = lock(&config.state)?;
     services.transfers.recover()?;
     let cri = Cri::new(services.clone(), config.cri.clone())?;
     // Shims send what they kept for us as soon as they can, and bundles that are found are asked at once.
@@ -296,6 +297,17 @@ impl Socket {
             chown(path, Some(uid), Some(gid)).doing(doing)?;
         }
         Ok(Socket { listener, own: Some(path.to_owned()) })
+    }
+}
+
+/// Keeps a second daemon off a folder: it would take our tasks for its own. The lock ends with the file.
+fn lock(state: &Path) -> Result<File> {
+    let doing = || format!("locking {}", state.display());
+    let file = File::options().write(true).create(true).truncate(false).open(state.join("lock")).doing(doing)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::FailedPrecondition(format!("{}: another daemon has it", doing()))),
+        Err(TryLockError::Error(error)) => Err(Error::io(doing(), &error)),
     }
 }
 

@@ -23,7 +23,7 @@
 //! address = ""                   # HOST:PORT for HTTP: GET /metrics or /v1/metrics
 //! [cri]                          # see cri/config.rs
 //! [runtime]
-//! root = "/run/tare"             # the runtime's own state, unless a client's options name another
+//! root = ""                      # the runtime's own state: empty, /run/tare, or with another `state` a folder below that
 //! [plugins."io.containerd.gc.v1.scheduler"]
 //! startup_delay = "100ms"
 //! schedule_delay = "0s"
@@ -47,6 +47,7 @@ use crate::error::Error;
 pub use plugins::{Plugins, Span};
 
 pub const FILE: &str = "/etc/tared/config.toml";
+const STATE: &str = "/run/tared";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -96,9 +97,11 @@ pub struct Metrics {
     pub address: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Runtime {
+    /// Unless a client's options name another. Empty: the runtime's own default, or with another `state` than ours a folder
+    /// below it, so that two daemons do not meet there.
     pub root: PathBuf,
 }
 
@@ -144,7 +147,7 @@ impl Default for Config {
         Config {
             version: migrate::PRESENT,
             root: "/var/lib/tared".into(),
-            state: "/run/tared".into(),
+            state: STATE.into(),
             grpc: Grpc::default(),
             ttrpc: Ttrpc::default(),
             debug: Debug::default(),
@@ -167,12 +170,6 @@ impl Default for Grpc {
             tcp_tls_cert: PathBuf::new(),
             tcp_tls_key: PathBuf::new(),
         }
-    }
-}
-
-impl Default for Runtime {
-    fn default() -> Runtime {
-        Runtime { root: "/run/tare".into() }
     }
 }
 
@@ -208,6 +205,10 @@ impl Config {
             address.push(".ttrpc");
             self.ttrpc.address = address.into();
         }
+        if self.runtime.root.as_os_str().is_empty() {
+            let usual = self.state == Path::new(STATE);
+            self.runtime.root = if usual { "/run/tare".into() } else { self.state.join("runtime") };
+        }
         self
     }
 
@@ -234,7 +235,7 @@ impl Config {
             ("state", Some(&self.state)),
             ("grpc.address", Some(&self.grpc.address)),
             ("ttrpc.address", ttrpc),
-            ("runtime.root", Some(&self.runtime.root)),
+            ("runtime.root", Some(&self.runtime.root).filter(|root| !root.as_os_str().is_empty())),
         ];
         for (key, path) in paths {
             if let Some(path) = path.filter(|path| !path.is_absolute()) {
@@ -273,6 +274,15 @@ mod tests {
         assert_eq!(again.config, config);
         assert_eq!(again.unknown, Vec::<String>::new());
         assert_eq!(config.ttrpc.address, Path::new("/run/tared/tared.sock.ttrpc"));
+    }
+
+    #[test]
+    fn daemons_with_states_of_their_own_do_not_meet_in_the_runtimes() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = |text: &str| load(dir.path(), text).unwrap().config.runtime.root;
+        assert_eq!(runtime(""), Path::new("/run/tare"));
+        assert_eq!(runtime("state = '/run/other'"), Path::new("/run/other/runtime"));
+        assert_eq!(runtime("state = '/run/other'\n[runtime]\nroot = '/run/own'"), Path::new("/run/own"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The daemon as a process, spoken to over its sockets.
 
 mod operator;
+mod place;
 mod robust;
 mod tared;
 
@@ -189,16 +190,6 @@ async fn plugins_are_found_by_what_clients_ask_for() {
     assert_eq!(found("type==").await.map(|list| list.len()).unwrap_or_default(), 0);
     let server = client.server(()).await.unwrap().into_inner();
     assert_eq!(server.pid, u64::from(tared.server.id()));
-}
-
-#[tokio::test]
-async fn a_second_daemon_on_the_same_folders_is_refused_and_the_first_goes_on() {
-    let first = Tared::start().await;
-    let second = tared(first.dir.path()).output().unwrap();
-    assert!(!second.status.success());
-    let said = String::from_utf8(second.stderr).unwrap();
-    assert!(said.contains("tared.db"), "{said}");
-    first.channel().await;
 }
 
 #[tokio::test]
