@@ -6,6 +6,7 @@
 mod bundle;
 mod calls;
 mod containers;
+mod manager;
 mod memory;
 mod pull;
 mod report;
@@ -36,6 +37,9 @@ pub struct Args {
     /// Milliseconds between two starts: idle gaps show waits that tight loops hide
     #[arg(long, value_delimiter = ',', default_values_t = [5, 60])]
     gaps: Vec<u64>,
+    /// Measure what is installed already, without building it anew
+    #[arg(long)]
+    as_installed: bool,
     /// Used by the benchmark itself: run the rows of one cgroup view, in a mount namespace of their own
     #[arg(long, hide = true)]
     view: Option<view::View>,
@@ -55,16 +59,16 @@ enum What {
     Soak,
     /// Pull and unpack from a registry on loopback, tared beside containerd
     Pull,
+    /// tared's calls, starts and memory on small and large stores, beside containerd
+    Manager,
 }
 
 pub fn run(args: &Args) -> Result<()> {
     if let Some(view) = args.view {
         return runtimes::rows(view, args.rounds, &args.gaps);
     }
-    install::run(programs::installed().parent().expect("bin has a parent"))?;
-    for program in ["floor", "peak"] {
-        let built = install::build("small", "tare-floor", program)?;
-        std::fs::copy(built, programs::installed().join(program))?; // beside the others, where the rows look for it
+    if !args.as_installed {
+        build()?;
     }
     peers::unpack()?;
     let wanted = |what| args.what.is_empty() || args.what.contains(&what);
@@ -87,5 +91,17 @@ pub fn run(args: &Args) -> Result<()> {
     if wanted(What::Pull) {
         pull::rows(&mut report)?;
     }
+    if wanted(What::Manager) {
+        manager::rows(&mut report)?;
+    }
     report.keep()
+}
+
+fn build() -> Result<()> {
+    install::run(programs::installed().parent().expect("bin has a parent"))?;
+    for program in ["floor", "peak"] {
+        let built = install::build("small", "tare-floor", program)?;
+        std::fs::copy(built, programs::installed().join(program))?; // beside the others, where the rows look for it
+    }
+    Ok(())
 }
