@@ -15,7 +15,7 @@ use serde_json::json;
 use tare_integration::daemon::{Daemon, Kind};
 use tokio::runtime::Runtime;
 
-use super::report::Report;
+use super::report::{Report, Target};
 use super::rounds::Sample;
 use crate::sh;
 use client::Client;
@@ -128,7 +128,8 @@ impl Bench<'_> {
         for (contender, sample) in self.contenders.iter().zip(&mut samples) {
             sample.max_rss = status(contender.daemon.pid(), "VmRSS:")?;
         }
-        self.report.row(title, &samples);
+        let half = [Target::at_most(0.5, "containerd")];
+        self.report.row(title, &samples, &half);
         Ok(())
     }
 
