@@ -15,7 +15,8 @@ use crate::programs;
 pub enum Kind {
     /// Ours, with our shim and our runtime.
     Tared,
-    /// The peer's, from the tree of that name, without its CRI plugin; it finds our shim and runtime as well as its own.
+    /// The peer's, from the tree of that name, without its CRI plugin unless a test has put a configuration there; it finds
+    /// our shim and runtime as well as its own.
     Containerd(&'static str),
 }
 
@@ -141,15 +142,17 @@ fn launch(kind: Kind, dir: &Path) -> Result<Child> {
             let config = dir.join("config.toml");
             let (root, state, socket) = (root.display(), state.display(), socket(dir));
             let socket = socket.display();
-            fs::write(
-                &config,
-                format!(
-                    "version = 2\nroot = '{root}'\nstate = '{state}'\n\
-                     disabled_plugins = ['io.containerd.grpc.v1.cri']\n\
-                     [grpc]\naddress = '{socket}'\n[ttrpc]\naddress = '{socket}.ttrpc'\n"
-                ),
-            )?;
-            let mut command = Command::new(programs::peer(tree, "containerd")?);
+            if !config.exists() {
+                fs::write(
+                    &config,
+                    format!(
+                        "version = 2\nroot = '{root}'\nstate = '{state}'\n\
+                         disabled_plugins = ['io.containerd.grpc.v1.cri']\n\
+                         [grpc]\naddress = '{socket}'\n[ttrpc]\naddress = '{socket}.ttrpc'\n"
+                    ),
+                )?;
+            }
+            let mut command = inside(dir, &programs::peer(tree, "containerd")?);
             command.arg("--config").arg(config);
             command
         }

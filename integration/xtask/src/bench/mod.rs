@@ -6,6 +6,7 @@
 mod bundle;
 mod calls;
 mod containers;
+mod cri;
 mod manager;
 mod memory;
 mod pull;
@@ -43,6 +44,9 @@ pub struct Args {
     /// Used by the benchmark itself: run the rows of one cgroup view, in a mount namespace of their own
     #[arg(long, hide = true)]
     view: Option<view::View>,
+    /// Used by the benchmark itself: run the rows of CRI in this process
+    #[arg(long, hide = true)]
+    cri: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -57,6 +61,8 @@ enum What {
     Shim,
     /// Containers and execs without end in one shim, which must not grow
     Soak,
+    /// The kubelet's calls, with one pod and with a hundred, tared beside containerd's CRI
+    Cri,
     /// Pull and unpack from a registry on loopback, tared beside containerd
     Pull,
     /// tared's calls, starts and memory on small and large stores, beside containerd
@@ -66,6 +72,9 @@ enum What {
 pub fn run(args: &Args) -> Result<()> {
     if let Some(view) = args.view {
         return runtimes::rows(view, args.rounds, &args.gaps);
+    }
+    if args.cri {
+        return cri::rows(args.rounds);
     }
     if !args.as_installed {
         build()?;
@@ -87,6 +96,9 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if args.what.contains(&What::Soak) {
         shim::soak(Duration::from_secs(args.seconds), &mut report)?;
+    }
+    if wanted(What::Cri) {
+        cri::in_release(args.rounds.min(30), &mut report)?;
     }
     if wanted(What::Pull) {
         pull::rows(&mut report)?;

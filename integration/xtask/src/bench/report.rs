@@ -1,9 +1,10 @@
 //! What is printed while it is measured, and kept as JSON when all is done.
 
 use std::fs;
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -12,6 +13,15 @@ use crate::sh;
 
 pub struct Report {
     rows: Vec<Value>,
+    /// Whether rows are another process's to print and keep.
+    handed_on: bool,
+}
+
+/// What a process that measures hands to the one that started it, a line each.
+#[derive(Serialize, Deserialize)]
+enum Line {
+    Row { title: String, samples: Vec<Sample>, targets: Vec<Target> },
+    Fact { title: String, value: Value },
 }
 
 impl Report {
@@ -21,17 +31,46 @@ impl Report {
     /// The machine's own description cannot be read.
     pub fn begin() -> Result<Report> {
         println!("{}\n", machine()?);
-        Ok(Report { rows: Vec::new() })
+        Ok(Report { rows: Vec::new(), handed_on: false })
+    }
+
+    /// A report whose rows go to whoever started this process: [`Report::follow`].
+    pub fn handed_on() -> Report {
+        Report { rows: Vec::new(), handed_on: true }
+    }
+
+    /// Runs a process that measures, and takes over its rows.
+    ///
+    /// # Errors
+    /// It did not succeed, or printed something else.
+    pub fn follow(&mut self, command: &mut Command) -> Result<()> {
+        let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("starting {command:?}"))?;
+        for line in BufReader::new(child.stdout.take().expect("stdout is piped")).lines() {
+            match serde_json::from_str(&line?)? {
+                Line::Row { title, samples, targets } => self.row(&title, &samples, &targets),
+                Line::Fact { title, value } => self.fact(&title, value),
+            }
+        }
+        let status = child.wait()?;
+        ensure!(status.success(), "{command:?} ended with {status}");
+        Ok(())
     }
 
     /// Prints and keeps a row: each sample with its ratio to the first one, which is ours, and whether ours meets `targets`.
     pub fn row(&mut self, title: &str, samples: &[Sample], targets: &[Target]) {
+        if self.handed_on {
+            let (title, samples, targets) = (title.to_owned(), samples.to_vec(), targets.to_vec());
+            return println!("{}", json!(Line::Row { title, samples, targets }));
+        }
         println!("{}", table(title, samples, targets));
         self.rows.push(json!({"row": title, "samples": samples, "targets": targets}));
     }
 
     /// Prints and keeps a line that is not a timing.
     pub fn fact(&mut self, title: &str, value: Value) {
+        if self.handed_on {
+            return println!("{}", json!(Line::Fact { title: title.to_owned(), value }));
+        }
         println!("{title}: {value}");
         self.rows.push(json!({"row": title, "value": value}));
     }

@@ -1,27 +1,18 @@
 //! `tare run` beside crun and runc: each cgroup version in a mount namespace that shows it alone.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use serde::{Deserialize, Serialize};
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use tare_integration::programs;
 
 use super::report::{Report, Target};
-use super::rounds::{Contender, Sample, take_turns};
+use super::rounds::{Contender, take_turns};
 use super::view::View;
 use super::{bundle, calls};
-
-/// What the process inside a view hands to the one outside, a line each.
-#[derive(Serialize, Deserialize)]
-enum Line {
-    Row { title: String, samples: Vec<Sample>, targets: Vec<Target> },
-    Fact { title: String, value: Value },
-}
 
 /// Runs this benchmark again inside each view and collects its rows.
 ///
@@ -33,26 +24,19 @@ pub fn in_each_view(rounds: usize, gaps: &[u64], report: &mut Report) -> Result<
         let mut inside = Command::new("unshare");
         inside.args(["--mount", "--propagation", "private", "--"]).arg(std::env::current_exe()?);
         inside.args(["bench", "--view", view.name(), "--gaps", &gaps, "--rounds", &rounds.to_string()]);
-        let mut child = inside.stdout(Stdio::piped()).spawn().context("starting unshare")?;
-        for line in BufReader::new(child.stdout.take().expect("stdout is piped")).lines() {
-            match serde_json::from_str(&line?)? {
-                Line::Row { title, samples, targets } => report.row(&title, &samples, &targets),
-                Line::Fact { title, value } => report.fact(&title, value),
-            }
-        }
-        let status = child.wait()?;
-        ensure!(status.success(), "the {} rows ended with {status}", view.name());
+        report.follow(&mut inside)?;
     }
     Ok(())
 }
 
-/// The rows of one view, measured in a mount namespace of our own and printed as JSON lines.
+/// The rows of one view, measured in a mount namespace of our own and handed on.
 ///
 /// # Errors
 /// A contender failed.
 pub fn rows(view: View, rounds: usize, gaps: &[u64]) -> Result<()> {
     let spec = bundle::default_spec()?; // before the view changes: containerd wants to see all cgroups
     view.enter()?;
+    let mut report = Report::handed_on();
     let dir = tempfile::tempdir()?;
     // State is kept in memory, as it is below /run wherever systemd runs: else the disk is measured.
     let memory = tempfile::tempdir_in("/dev/shm").context("making a folder in memory")?;
@@ -74,13 +58,12 @@ pub fn rows(view: View, rounds: usize, gaps: &[u64]) -> Result<()> {
             contenders.push(Contender { name: "floor", command: Box::new(move |_| floor(bundle)) });
             let samples = take_turns(&contenders, rounds, Duration::from_millis(*gap))?;
             let title = format!("run busybox true, {}, {gap} ms between starts; {same}", case.name);
-            println!("{}", serde_json::to_string(&Line::Row { title, samples, targets: case.targets.clone() })?);
+            report.row(&title, &samples, &case.targets);
         }
         if case.no_cgroups {
             let ours = run(RUNTIMES[0], case, bundle, roots, usize::MAX);
             let value = calls::compare(&ours, &floor(bundle), dir.path())?;
-            let title = "system calls from clone to exec".to_owned();
-            println!("{}", serde_json::to_string(&Line::Fact { title, value })?);
+            report.fact("system calls from clone to exec", value);
         }
     }
     Ok(())

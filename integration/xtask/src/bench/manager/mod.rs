@@ -19,6 +19,7 @@ use super::report::{Report, Target};
 use super::rounds::Sample;
 use crate::sh;
 use client::Client;
+pub use client::connect;
 
 /// Calls of each kind.
 const CALLS: usize = 300;
