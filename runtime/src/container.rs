@@ -8,6 +8,7 @@ use rustix::process::prlimit;
 
 use crate::bundle::{self, Bundle};
 use crate::cgroup::{Cgroup, CgroupPath, Settings};
+use crate::child::network::Aside;
 use crate::child::{self, Init, Report, Step, user_namespace};
 use crate::cli::{Cgroups, Error, Global};
 use crate::error::{Doing as _, Failed};
@@ -160,6 +161,7 @@ impl Container {
         if rootless::unprivileged() {
             rootless::enter(bundle.linux())?;
         }
+        let network = Aside::begin(&bundle); // first: it takes about as long as the rest
         let filter = bundle.linux().seccomp.as_ref().map(seccomp::compile).transpose()?;
         let mut ground = Ground::lay(global, id, &mut bundle, filter.as_ref(), options.manager.is_some())?;
         let relay = match (&options.manager, start) {
@@ -181,6 +183,7 @@ impl Container {
             no_pivot,
             keyring,
             options.preserved,
+            network.is_some(),
             global,
         )
         .map_err(during_init)?;
@@ -193,6 +196,9 @@ impl Container {
         ground.state.pid = pid;
         ground.state.start_time = start_time(pid).map_or(0, |(time, _)| time);
         ground.note_init()?;
+        if let Some(network) = network {
+            init.give(network.ready()?.as_fd())?; // before all else that the child is told
+        }
         if plan.namespaces.mapped_later {
             limit_from_outside(&init, bundle.process())?;
         }
@@ -416,13 +422,19 @@ fn plan(
     no_pivot: bool,
     keyring: Option<String>,
     preserved: Preserved,
+    network_aside: bool,
     global: &Global,
 ) -> Result<Plan, Error> {
     let linux = bundle.linux();
-    let namespaces = plan::namespaces(bundle)?;
+    let mut namespaces = plan::namespaces(bundle)?;
+    if network_aside {
+        namespaces.network_aside = true;
+        namespaces.new &= !(libc::CLONE_NEWNET as u64);
+    }
     let own_mounts = bundle.namespace("mount").is_some_and(|namespace| namespace.path.is_empty());
     // Without cgroups of its own it stays in ours, and sees those.
-    let around = if cgroup.is_none() { Some(Cgroup::open(CgroupPath::around()?)) } else { None };
+    let seen = bundle.spec.mounts.iter().any(|mount| mount.kind.starts_with("cgroup"));
+    let around = if cgroup.is_none() && seen { Some(Cgroup::open(CgroupPath::around()?)) } else { None };
     let view = cgroup_view(cgroup.or(around.as_ref()), namespaces.new_cgroup);
     let filesystem = if own_mounts { Some(plan::filesystem(bundle, &view, no_pivot)?) } else { None };
     let root = root_folder(bundle)?;

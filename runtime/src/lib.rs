@@ -12,6 +12,7 @@ pub mod error;
 pub mod handover;
 pub mod hooks;
 pub mod join;
+pub mod memory;
 pub mod mount;
 mod net_devices;
 mod netlink;
@@ -24,5 +25,6 @@ pub mod spec;
 pub mod state;
 pub mod sys;
 pub mod systemd;
+mod thread;
 #[cfg(test)]
 mod trap;

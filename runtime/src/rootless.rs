@@ -57,7 +57,14 @@ pub fn inside() -> bool {
         return true;
     }
     static INSIDE: OnceLock<bool> = OnceLock::new();
-    *INSIDE.get_or_init(|| std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !maps_all(&map)))
+    *INSIDE
+        .get_or_init(|| !is_first() && std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !maps_all(&map)))
+}
+
+/// Whether this is surely the first one, whose number is fixed: `USER_NS_INIT_INO`, linux/nsfs.h.
+fn is_first() -> bool {
+    const FIRST: u64 = 0xefff_fffd;
+    rustix::fs::stat("/proc/self/ns/user").is_ok_and(|there| there.st_ino == FIRST)
 }
 
 /// The first user namespace maps every id to itself.

@@ -15,6 +15,7 @@
 #![allow(unsafe_code)] // runs before there is anything safe to stand on
 
 use core::arch::{asm, global_asm};
+use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
 // The stack is as execve(2) left it: argc, argv, a null, the environment, a null. rdx is for the C library's `_start`.
@@ -44,17 +45,21 @@ extern "C" fn seal(stack: *const usize) {
     if !enters_a_container(argv, count) {
         return;
     }
-    let exe = call(OPEN, [c"/proc/self/exe".as_ptr() as usize, O_CLOEXEC, 0, 0, 0]);
-    if exe < 0 {
-        die(b"tare: opening /proc/self/exe failed: /proc must be mounted\n");
-    }
-    if is_read_only(exe) || call(FCNTL, [exe as usize, F_GET_SEALS, 0, 0, 0]) & SEALS == SEALS {
-        call(CLOSE, [exe as usize, 0, 0, 0, 0]);
+    if is_read_only() {
         return;
     }
     let environment = argv.wrapping_add(count + 1);
-    execute(read_only_clone(exe), argv, environment);
-    execute(sealed_copy(exe), argv, environment); // only reached where the clone was refused
+    execute(read_only_clone(), argv, environment);
+    // Only reached where the clone was refused.
+    let exe = call(OPEN, [EXE.as_ptr() as usize, O_CLOEXEC, 0, 0, 0]);
+    if exe < 0 {
+        die(b"tare: opening /proc/self/exe failed: /proc must be mounted\n");
+    }
+    if call(FCNTL, [exe as usize, F_GET_SEALS, 0, 0, 0]) & SEALS == SEALS {
+        call(CLOSE, [exe as usize, 0, 0, 0, 0]);
+        return;
+    }
+    execute(sealed_copy(exe), argv, environment);
     die(b"tare: can neither clone the mount of its own binary nor copy it into memory: a container could overwrite it\n");
 }
 
@@ -81,26 +86,29 @@ fn is(word: *const u8, expected: &[u8]) -> bool {
     true
 }
 
-/// Whether the mount that `file` was opened on refuses writes.
-fn is_read_only(file: isize) -> bool {
+/// This program's own file, wherever it lies.
+const EXE: &CStr = c"/proc/self/exe";
+
+/// Whether the mount that this program was started from refuses writes.
+fn is_read_only() -> bool {
     let mut answer = MaybeUninit::<[u64; 15]>::uninit(); // struct statfs; f_flags is its eleventh word
-    if call(FSTATFS, [file as usize, answer.as_mut_ptr() as usize, 0, 0, 0]) < 0 {
+    if call(STATFS, [EXE.as_ptr() as usize, answer.as_mut_ptr() as usize, 0, 0, 0]) < 0 {
         return false;
     }
     let flags = answer.as_ptr().cast::<u64>().wrapping_add(10);
-    // SAFETY: fstatfs succeeded and has filled the structure, of which this is a part.
+    // SAFETY: statfs succeeded and has filled the structure, of which this is a part.
     unsafe { *flags & ST_RDONLY != 0 }
 }
 
-/// A clone of the mount `exe` lies on, of that file alone, read-only and attached nowhere; negative if refused.
-fn read_only_clone(exe: isize) -> isize {
-    let empty = c"".as_ptr() as usize;
-    let clone = call(OPEN_TREE, [exe as usize, empty, AT_EMPTY_PATH | OPEN_TREE_CLONE | O_CLOEXEC, 0, 0]);
+/// A clone of the mount that this program's file lies on, of that file alone, read-only and attached nowhere; negative if
+/// refused. A copy in memory lies on no mount that could be cloned.
+fn read_only_clone() -> isize {
+    let clone = call(OPEN_TREE, [AT_FDCWD, EXE.as_ptr() as usize, OPEN_TREE_CLONE | O_CLOEXEC, 0, 0]);
     if clone < 0 {
         return clone;
     }
     let attributes: [u64; 4] = [MOUNT_ATTR_RDONLY, 0, 0, 0]; // struct mount_attr
-    let size = size_of_val(&attributes);
+    let (empty, size) = (c"".as_ptr() as usize, size_of_val(&attributes));
     let set = call(MOUNT_SETATTR, [clone as usize, empty, AT_EMPTY_PATH, (&raw const attributes) as usize, size]);
     if set < 0 { set } else { clone }
 }
@@ -144,6 +152,7 @@ fn die(message: &[u8]) -> ! {
 
 const O_CLOEXEC: usize = 0o2_000_000;
 const AT_EMPTY_PATH: usize = 0x1000;
+const AT_FDCWD: usize = -100isize as usize;
 const OPEN_TREE_CLONE: usize = 1;
 const MOUNT_ATTR_RDONLY: u64 = 1;
 const ST_RDONLY: u64 = 1;
@@ -161,7 +170,7 @@ const OPEN: usize = 2;
 const CLOSE: usize = 3;
 const SENDFILE: usize = 40;
 const FCNTL: usize = 72;
-const FSTATFS: usize = 138;
+const STATFS: usize = 137;
 const EXIT_GROUP: usize = 231;
 const MEMFD_CREATE: usize = 319;
 const EXECVEAT: usize = 322;

@@ -108,6 +108,7 @@ pub fn last_steps_of(Stuck { step, index, errno }: Stuck, program: &str, cwd: &s
         Step::Signals => "resetting signals".into(),
         Step::Limits => "setting process.rlimits".into(),
         Step::Session => "starting a session".into(),
+        Step::Network => "joining the network namespace".into(),
         Step::Cgroup => "joining the cgroup".into(),
         Step::Mappings => "waiting for the user namespace's mappings".into(),
         Step::CgroupNamespace => "making a cgroup namespace".into(),

@@ -332,7 +332,11 @@ fn init(text: &str) -> Option<(i32, u64)> {
 }
 
 fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
+    // What is mostly there goes by name; in this order whoever is killed meanwhile leaves a container without a process.
+    for name in [INIT, STATE, LOCK] {
+        let _ = fs::remove_file(path.join(name));
+    }
+    match fs::remove_dir(path).or_else(|_| fs::remove_dir_all(path)) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         answer => answer,
     }

@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use rustix::io::Errno;
+use rustix::ioctl::{Opcode, Setter};
 use rustix::process::Pid;
 
 /// Which side of a clone the caller is on.
@@ -361,8 +362,11 @@ pub fn working_folder(buffer: &mut [u8]) -> Result<usize, Errno> {
 
 /// Brings this network namespace's loopback interface up.
 ///
+/// A bare call, which may be made beside others: see `thread`.
+///
 /// Source: netdevice(7), `SIOCSIFFLAGS`.
 pub fn loopback_up() -> Result<(), Errno> {
+    const SET_FLAGS: Opcode = libc::SIOCSIFFLAGS as Opcode;
     #[repr(C)]
     struct InterfaceRequest {
         name: [u8; libc::IFNAMSIZ],
@@ -379,7 +383,9 @@ pub fn loopback_up() -> Result<(), Errno> {
         InterfaceRequest { name: [0; libc::IFNAMSIZ], flags: libc::IFF_UP as libc::c_short, rest: [0; 22] };
     request.name[..2].copy_from_slice(b"lo");
     // SAFETY: SIOCSIFFLAGS reads a struct ifreq, which this is a prefix-compatible, full-size copy of.
-    check(unsafe { libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
+    let set = unsafe { Setter::<SET_FLAGS, InterfaceRequest>::new(request) };
+    // SAFETY: as above; the socket is one.
+    unsafe { rustix::ioctl::ioctl(&socket, set) }
 }
 
 /// Blocks all signals that can be blocked and gives a descriptor that reads as the next of them.

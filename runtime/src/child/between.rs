@@ -65,7 +65,8 @@ fn go_between(plan: &Plan, gate: &Gate, reports: BorrowedFd<'_>, handle: Borrowe
     sys::exit(1)
 }
 
-fn give_handle(to: BorrowedFd<'_>, handle: BorrowedFd<'_>) -> Result<(), Errno> {
+/// Sends a descriptor.
+pub fn give_handle(to: BorrowedFd<'_>, handle: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let handles = [handle];
@@ -73,7 +74,8 @@ fn give_handle(to: BorrowedFd<'_>, handle: BorrowedFd<'_>) -> Result<(), Errno> 
     sendmsg(to, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL).map(|_| ())
 }
 
-fn take_handle(from: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
+/// The descriptor that was sent; none if the other side has ended.
+pub fn take_handle(from: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     recvmsg(from, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC)?;

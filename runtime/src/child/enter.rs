@@ -57,8 +57,8 @@ fn own(kind: &str) -> Result<OwnedFd, Failed> {
     openat(rustix::fs::CWD, &path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).doing(|| format!("opening {path}"))
 }
 
-/// One thread, and no descriptor table of its own to lose: the conditions rustix asks for.
-fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
+/// Of this thread alone. There is no descriptor table of its own to lose, which rustix warns of.
+pub fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
     #[allow(deprecated)] // its successor is unsafe because of CLONE_FILES alone, which is not among our flags
     rustix::thread::unshare(flags)
 }

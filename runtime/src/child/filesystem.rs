@@ -1,17 +1,18 @@
 //! The container's root: attached, filled, protected, and made `/`.
 
 use std::ffi::CStr;
+use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, chownat, fstat, mknodat, openat, symlinkat};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
 
 use super::copy_up;
 use super::report::{Step, Stuck, at, nth};
 use crate::mount::make;
 use crate::mount::options::{Attributes, Depth, RDONLY};
-use crate::mount::root::{self, Missing};
+use crate::mount::root::{self, Missing, Parents};
 use crate::mount::tree;
 use crate::plan::{Chroot, Filesystem, Inside, Mount, Node, Tmpfs, What};
 
@@ -27,9 +28,9 @@ pub fn attach_root(files: &Filesystem) -> Result<(), Stuck> {
     at(Step::Root, tree::attach(files.root.as_fd(), place.as_fd()))
 }
 
-/// All mounts, in the order of the specification.
-pub fn mount_all(files: &Filesystem) -> Result<(), Stuck> {
-    for (index, mount) in (0u16..).zip(&files.mounts) {
+/// Some of the mounts, in the order of the specification.
+pub fn mount(files: &Filesystem, which: Range<usize>) -> Result<(), Stuck> {
+    for (index, mount) in (0u16..).zip(&files.mounts).skip(which.start).take(which.len()) {
         make(mount, index, files.root.as_fd())?;
     }
     Ok(())
@@ -127,12 +128,13 @@ pub fn finish_mounts(files: &Filesystem) -> Result<(), Stuck> {
 /// Device nodes and the links beside them.
 pub fn make_devices(files: &Filesystem) -> Result<(), Stuck> {
     let before = rustix::process::umask(Mode::empty()); // modes are meant as they are written
+    let mut folders = Parents::below(files.root.as_fd());
     for (index, node) in (0u16..).zip(&files.nodes) {
-        nth(Step::Device, index, make_node(node, files.root.as_fd()))?;
+        nth(Step::Device, index, make_node(node, files.root.as_fd(), &mut folders))?;
     }
     for (index, (target, to)) in (0u16..).zip(&files.links) {
-        let made = target.parent(files.root.as_fd()).and_then(|folder| {
-            match symlinkat(to.as_c_str(), &folder, target.name()) {
+        let made = folders.of(target).and_then(|folder| {
+            match symlinkat(to.as_c_str(), folder, target.name()) {
                 Err(Errno::EXIST) => Ok(()), // the image brought one along
                 answer => answer,
             }
@@ -143,20 +145,20 @@ pub fn make_devices(files: &Filesystem) -> Result<(), Stuck> {
     Ok(())
 }
 
-fn make_node(node: &Node, root: BorrowedFd<'_>) -> Result<(), Errno> {
+fn make_node<'a>(node: &'a Node, root: BorrowedFd<'_>, folders: &mut Parents<'a>) -> Result<(), Errno> {
     if let Some(bound) = &node.bound {
         let (place, _) = node.target.reach(root, Missing::File)?;
         return tree::attach(bound.as_fd(), place.as_fd());
     }
-    let folder = node.target.parent(root)?;
-    match mknodat(&folder, node.target.name(), node.file_type, Mode::from_raw_mode(node.mode), node.device) {
+    let folder = folders.of(&node.target)?;
+    match mknodat(folder, node.target.name(), node.file_type, Mode::from_raw_mode(node.mode), node.device) {
         Ok(()) => {}
         Err(Errno::EXIST) => return is_the_same(node, root),
         Err(errno) => return Err(errno),
     }
     if node.uid != 0 || node.gid != 0 {
         let (uid, gid) = (rustix::process::Uid::from_raw(node.uid), rustix::process::Gid::from_raw(node.gid));
-        chownat(&folder, node.target.name(), Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        chownat(folder, node.target.name(), Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(())
 }
@@ -275,7 +277,7 @@ fn take_away(place: &CStr) -> Result<(), Errno> {
     match unmount(place, UnmountFlags::DETACH) {
         Err(Errno::INVAL | Errno::PERM) => {
             let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
-            mount(c"tmpfs", place, c"tmpfs", flags, c"nr_inodes=1")
+            rustix::mount::mount(c"tmpfs", place, c"tmpfs", flags, c"nr_inodes=1")
         }
         answer => answer,
     }

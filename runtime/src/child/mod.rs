@@ -10,6 +10,7 @@ mod copy_up;
 pub mod enter;
 mod filesystem;
 pub mod helper;
+pub mod network;
 mod report;
 mod terminal;
 pub mod user_namespace;
@@ -66,6 +67,17 @@ impl Init {
         match rustix::net::send(&self.socket, &[0], rustix::net::SendFlags::NOSIGNAL) {
             Ok(_) | Err(Errno::PIPE) => Ok(()), // one that got stuck before it waited has left word: see `next`
             Err(errno) => Err(errno).doing(|| "letting the container's first process go on".into()),
+        }
+    }
+
+    /// Hands over a descriptor that the child waits for.
+    ///
+    /// # Errors
+    /// The socket broke.
+    pub fn give(&self, handle: BorrowedFd<'_>) -> Result<(), Failed> {
+        match between::give_handle(self.socket.as_fd(), handle) {
+            Ok(()) | Err(Errno::PIPE) => Ok(()), // as in `go_on`
+            Err(errno) => Err(errno).doing(|| "handing a namespace to the container's first process".into()),
         }
     }
 
@@ -164,7 +176,9 @@ fn settle(plan: &Plan, gate: &Gate, socket: BorrowedFd<'_>) -> Result<Infallible
     let mut terminal = None;
     if let Some(files) = &plan.filesystem {
         filesystem::attach_root(files)?;
-        filesystem::mount_all(files)?;
+        filesystem::mount(files, 0..files.before_network)?;
+        network::enter_made_aside(&plan.namespaces, socket)?; // as late as can be: it may still be in the making
+        filesystem::mount(files, files.before_network..files.mounts.len())?;
         filesystem::make_devices(files)?;
         if let Some(asked) = &plan.terminal {
             terminal = Some(terminal::open(asked, Some(files.root.as_fd()), plan.process.uid)?);
@@ -177,6 +191,7 @@ fn settle(plan: &Plan, gate: &Gate, socket: BorrowedFd<'_>) -> Result<Infallible
         filesystem::change_root(files)?;
         filesystem::make_working_folder(files, &plan.process.cwd); // before the root may become read-only
     } else {
+        network::enter_made_aside(&plan.namespaces, socket)?;
         if let Some(asked) = &plan.terminal {
             terminal = Some(terminal::open(asked, None, plan.process.uid)?);
         }

@@ -59,6 +59,7 @@ pub enum Step {
     MemoryPolicy,
     Label,
     Clone,
+    Network,
 }
 
 /// Every step, so that a number can be turned back.
@@ -113,6 +114,7 @@ const STEPS: &[Step] = &[
     Step::MemoryPolicy,
     Step::Label,
     Step::Clone,
+    Step::Network,
 ];
 
 /// Where a child got stuck: which step, which of several of its kind, and the kernel's answer.

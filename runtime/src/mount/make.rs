@@ -18,6 +18,7 @@ const MOST_LINKS: usize = 40;
 ///
 /// # Errors
 /// `ELOOP` too many links · `ENAMETOOLONG` · those of mkdir(2) and mknod(2).
+#[inline(never)] // its buffers would become its callers' stack, which has to be paged in
 pub fn path(root: BorrowedFd<'_>, path: &CStr, last: Missing) -> Result<OwnedFd, Errno> {
     let mut walk = Walk::new(path.to_bytes())?;
     for _ in 0..MOST_LINKS {
@@ -27,6 +28,19 @@ pub fn path(root: BorrowedFd<'_>, path: &CStr, last: Missing) -> Result<OwnedFd,
         }
     }
     Err(Errno::LOOP)
+}
+
+/// Makes `name` in a folder.
+///
+/// # Errors
+/// `EEXIST` · those of mkdir(2) and mknod(2).
+pub fn one(folder: BorrowedFd<'_>, name: &CStr, what: Missing) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(0o755);
+    match what {
+        Missing::Folder => mkdirat(folder, name, mode),
+        Missing::File => mknodat(folder, name, FileType::RegularFile, mode, 0),
+        Missing::Refused => Err(Errno::NOENT),
+    }
 }
 
 enum End {
@@ -94,12 +108,7 @@ impl Walk {
     }
 
     fn make_one(&mut self, parent: BorrowedFd<'_>, begin: usize, end: usize, what: Missing) -> Result<(), Errno> {
-        let mode = Mode::from_raw_mode(0o755);
-        self.with_end(end, begin, |name| match what {
-            Missing::Folder => mkdirat(parent, name, mode),
-            Missing::File => mknodat(parent, name, FileType::RegularFile, mode, 0),
-            Missing::Refused => Err(Errno::NOENT),
-        })
+        self.with_end(end, begin, |name| one(parent, name, what))
     }
 
     /// Something is there that leads nowhere: a link. Its text takes the place of its name.

@@ -4,7 +4,7 @@
 //! Everything here may be called between clone and exec.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
@@ -74,8 +74,17 @@ impl Target {
     /// As [`open`]; also those of mkdir(2) and mknod(2).
     pub fn reach(&self, root: BorrowedFd<'_>, missing: Missing) -> Result<(OwnedFd, bool), Errno> {
         match open(root, &self.path, OFlags::PATH) {
-            Err(Errno::NOENT) if missing != Missing::Refused => Ok((make::path(root, &self.path, missing)?, true)),
+            Err(Errno::NOENT) if missing != Missing::Refused => Ok((self.make(root, missing)?, true)),
             answer => Ok((answer?, false)),
+        }
+    }
+
+    /// Mostly the last part alone is missing, and no link to nowhere has its name.
+    fn make(&self, root: BorrowedFd<'_>, missing: Missing) -> Result<OwnedFd, Errno> {
+        let folder = open(root, &self.parent, OFlags::PATH | OFlags::DIRECTORY);
+        match folder.and_then(|folder| make::one(folder.as_fd(), &self.name, missing)) {
+            Ok(()) => open(root, &self.path, OFlags::PATH),
+            Err(_) => make::path(root, &self.path, missing),
         }
     }
 
@@ -94,6 +103,28 @@ impl Target {
             }
             answer => answer,
         }
+    }
+}
+
+/// The folders that hold targets which come one after the other: many lie in the same.
+pub struct Parents<'a> {
+    root: BorrowedFd<'a>,
+    last: Option<(&'a CStr, OwnedFd)>,
+}
+
+impl<'a> Parents<'a> {
+    pub fn below(root: BorrowedFd<'a>) -> Parents<'a> {
+        Parents { root, last: None }
+    }
+
+    /// # Errors
+    /// As [`Target::parent`].
+    pub fn of(&mut self, target: &'a Target) -> Result<BorrowedFd<'_>, Errno> {
+        let folder = match self.last.take() {
+            Some((path, folder)) if path == &*target.parent => folder,
+            _ => target.parent(self.root)?,
+        };
+        Ok(self.last.insert((&target.parent, folder)).1.as_fd())
     }
 }
 
@@ -123,7 +154,6 @@ pub fn open_host_folder(path: &CStr) -> Result<OwnedFd, Errno> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd as _;
     use std::os::unix::fs::symlink;
 
     use super::*;

@@ -45,6 +45,7 @@ pub fn filesystem(bundle: &Bundle, cgroups: &CgroupView<'_>, no_pivot: bool) -> 
             _ => (SLAVE, Depth::WithAllBelow),
         },
         root_propagation: root_propagation.filter(|(kind, _)| *kind != SLAVE),
+        before_network: planned.iter().position(|mount| mount.what.shows_network()).unwrap_or(planned.len()),
         mounts: planned,
         nodes: if own_devices { devices::nodes(linux, bound)? } else { Vec::new() },
         links: if own_devices { devices::links()? } else { Vec::new() },

@@ -83,6 +83,8 @@ pub struct Namespaces {
     pub time_offsets: Option<String>,
     /// Whether the child waits until its user namespace has its mappings.
     pub mapped_later: bool,
+    /// Whether its network namespace is made aside and handed to the child, which waits for it.
+    pub network_aside: bool,
 }
 
 impl Namespaces {
@@ -105,6 +107,8 @@ pub struct Filesystem {
     /// How the new `/` travels, if that was asked for.
     pub root_propagation: Option<(u64, Depth)>,
     pub mounts: Vec<Mount>,
+    /// How many of them are the same in every network namespace.
+    pub before_network: usize,
     pub nodes: Vec<Node>,
     pub links: Vec<(Target, CString)>,
     pub masked: Vec<Target>,
@@ -140,6 +144,15 @@ pub enum What {
     Remount(Vec<(CString, Option<CString>)>, Attributes),
     /// Not a mount: a symbolic link to this.
     Link(CString),
+}
+
+impl What {
+    /// Whether it may depend on the network namespace that it is made in, as sysfs does and anything might that we do not
+    /// know.
+    fn shows_network(&self) -> bool {
+        const SAME_IN_ALL: &[&[u8]] = &[b"proc", b"devpts", b"mqueue", b"cgroup", b"cgroup2", b"bpf", b"overlay"];
+        matches!(self, What::FileSystem(files) if !SAME_IN_ALL.contains(&files.kind.to_bytes()))
+    }
 }
 
 #[derive(Debug)]
