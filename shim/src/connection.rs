@@ -128,14 +128,13 @@ impl Connection {
     }
 
     async fn flush(self: Rc<Connection>) {
-        // epoll takes a descriptor once, and this one is waited for as a reader already.
-        let Ok(socket) = self.socket.try_clone() else { return self.closed.set(()) };
         while !self.output.borrow().is_empty() {
-            if !matches!(reactor::race(reactor::writable(&socket), self.closed.wait()).await, Either::First(Ok(()))) {
+            let ready = reactor::race(reactor::writable(&self.socket), self.closed.wait()).await;
+            if !matches!(ready, Either::First(Ok(()))) {
                 return;
             }
             let mut output = self.output.borrow_mut();
-            match rustix::io::write(&socket, output.as_slices().0) {
+            match rustix::io::write(&self.socket, output.as_slices().0) {
                 Ok(length) => drop(output.drain(..length)),
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(_) => return self.closed.set(()),

@@ -30,6 +30,9 @@ type Task = Pin<Box<dyn Future<Output = ()>>>;
 /// The loop's state; there is one for each thread that runs one.
 struct Loop {
     epoll: OwnedFd,
+    /// Those who wait to write, in an epoll of their own below the other: each takes a descriptor once, and a socket or a
+    /// terminal is waited for in both directions.
+    writing: OwnedFd,
     tasks: RefCell<HashMap<u64, Task>>,
     /// Who waits for a descriptor, by the token that epoll returns.
     watched: RefCell<HashMap<u64, Waker>>,
@@ -84,25 +87,42 @@ impl Loop {
             Err(Errno::INTR) => return Ok(()),
             other => other?,
         };
-        for event in events.iter() {
-            let waker = self.watched.borrow_mut().remove(&event.data.u64());
-            waker.inspect(Waker::wake_by_ref);
-        }
+        events.iter().map(|event| event.data.u64()).for_each(|token| self.wake(token));
         let now = Instant::now();
         while let Some(first) = self.timers.borrow_mut().first_entry().filter(|first| first.key().0 <= now) {
             first.remove().wake();
         }
         Ok(())
     }
+
+    fn wake(&self, token: u64) {
+        if token == WRITING {
+            let mut events = [MaybeUninit::<epoll::Event>::uninit(); 32];
+            let ready = epoll::wait(&self.writing, &mut events, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+            // What is left is still there the next time.
+            let tokens = ready.map_or(&[][..], |(events, _)| events).iter().map(|event| event.data.u64());
+            tokens.for_each(|token| self.wake(token));
+            return;
+        }
+        let waker = self.watched.borrow_mut().remove(&token);
+        waker.inspect(Waker::wake_by_ref);
+    }
 }
+
+/// The token of the inner epoll; all others are numbers from 1 on.
+const WRITING: u64 = 0;
 
 /// Runs `future`, and all that it spawns, until it ends.
 ///
 /// # Errors
 /// epoll could not be made or waited for.
 pub fn run<T: 'static>(future: impl Future<Output = T> + 'static) -> Result<T, Errno> {
+    let create = || epoll::create(epoll::CreateFlags::CLOEXEC);
+    let (epoll, writing) = (create()?, create()?);
+    epoll::add(&epoll, &writing, epoll::EventData::new_u64(WRITING), epoll::EventFlags::IN)?;
     let this = Rc::new(Loop {
-        epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+        epoll,
+        writing,
         tasks: RefCell::default(),
         watched: RefCell::default(),
         timers: RefCell::default(),

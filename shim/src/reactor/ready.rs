@@ -1,19 +1,19 @@
 //! Waiting for a descriptor.
 
 use std::future::Future;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 
-use super::current;
+use super::{Loop, current};
 
 /// Returns when reading would not wait: there is something to read, or the end was reached.
 ///
 /// # Errors
-/// The descriptor is already waited for, or there are too many. For two waits on one socket, duplicate it.
+/// The descriptor is already waited for in this direction, or there are too many.
 pub async fn readable(fd: &impl AsFd) -> Result<(), Errno> {
     Ready { fd: fd.as_fd(), flags: EventFlags::IN, token: None }.await
 }
@@ -56,6 +56,12 @@ struct Ready<'a> {
     token: Option<u64>,
 }
 
+impl Ready<'_> {
+    fn epoll<'a>(&self, this: &'a Loop) -> &'a OwnedFd {
+        if self.flags == EventFlags::OUT { &this.writing } else { &this.epoll }
+    }
+}
+
 impl Future for Ready<'_> {
     type Output = Result<(), Errno>;
 
@@ -70,7 +76,7 @@ impl Future for Ready<'_> {
         }
         let token = this.number();
         let flags = self.flags | EventFlags::ONESHOT;
-        match epoll::add(&this.epoll, self.fd, EventData::new_u64(token), flags) {
+        match epoll::add(self.epoll(&this), self.fd, EventData::new_u64(token), flags) {
             // epoll(7): a regular file, and /dev/null, are always ready.
             Err(Errno::PERM) => return Poll::Ready(Ok(())),
             other => other?,
@@ -87,7 +93,7 @@ impl Drop for Ready<'_> {
             let this = current();
             this.watched.borrow_mut().remove(&token);
             // It was added and is still open, since we borrow it.
-            let _ = epoll::delete(&this.epoll, self.fd);
+            let _ = epoll::delete(self.epoll(&this), self.fd);
         }
     }
 }

@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::fs::{Gid, Uid, fchown};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 
@@ -85,11 +84,8 @@ impl Logger {
         let doing = || format!("starting the logger {}", path.display());
         let pipe = || pipe_with(PipeFlags::CLOEXEC).doing(doing);
         let ((out_reader, out), (err_reader, err), (ready, ready_writer)) = (pipe()?, pipe()?, pipe()?);
-        if (owner.uid, owner.gid) != (0, 0) {
-            for end in [&out, &err] {
-                fchown(end, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid))).doing(doing)?;
-            }
-        }
+        owner.give(&out)?;
+        owner.give(&err)?;
         let mut command = Command::new(&path);
         command.args(program.args).env_clear();
         command.env("CONTAINER_ID", owner.id).env("CONTAINER_NAMESPACE", owner.namespace);
@@ -154,8 +150,15 @@ mod tests {
             reactor::run(async move {
                 let children = Rc::new(Children::default());
                 let logs = crate::logs::Logs::new("ns", "one", children.clone());
-                let owner =
-                    Owner { namespace: "ns", id: "one", children: &children, logs: &logs, uid: 1000, gid: 1001 };
+                let owner = Owner {
+                    namespace: "ns",
+                    id: "one",
+                    children: &children,
+                    logs: &logs,
+                    uid: 1000,
+                    gid: 1001,
+                    leaves_children: false,
+                };
                 let Ok((logger, ends)) = Logger::start(program, &owner).await else { return false };
                 for end in &ends {
                     let found = rustix::fs::fstat(end).unwrap();
@@ -193,7 +196,15 @@ mod tests {
         reactor::run(async move {
             let children = Rc::new(Children::default());
             let logs = crate::logs::Logs::new("ns", "one", children.clone());
-            let owner = Owner { namespace: "ns", id: "one", children: &children, logs: &logs, uid: 0, gid: 0 };
+            let owner = Owner {
+                namespace: "ns",
+                id: "one",
+                children: &children,
+                logs: &logs,
+                uid: 0,
+                gid: 0,
+                leaves_children: false,
+            };
             let asked = Asked { stdout: uri.clone(), stderr: uri, ..Asked::default() };
             let (stdio, streams) = Stdio::open(&asked, &owner).await.unwrap();
             let mut process = Command::new("/bin/sh")

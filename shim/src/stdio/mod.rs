@@ -9,11 +9,12 @@
 //! | `cri:///path` | pipes to the pod's writer of [`logs`](crate::logs) |
 //! | a terminal | the terminal; its master side is copied to and from the above ([`terminal`]) |
 //!
-//! But for terminals no byte passes through us. We hold a reading end of each output fifo, so that a client that goes
+//! But for terminals no byte passes through us, and an exec's output only through the kernel ([`relay`]). We hold a reading end of each output fifo, so that a client that goes
 //! away neither blocks nor kills the process and another may come; and a writing end of the input, so that input ends
 //! when a client says so and not when one leaves.
 
 mod logger;
+mod relay;
 mod terminal;
 
 use std::fs::{self, File};
@@ -24,7 +25,7 @@ use std::process::Stdio as Given;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, Gid, OFlags, Uid, fchown};
 
 use crate::children::Children;
 use crate::error::{Doing as _, Failed};
@@ -32,6 +33,7 @@ use crate::logs::{self, Log, Logs};
 use crate::reactor;
 use crate::runtime::Streams;
 use logger::Logger;
+use relay::Relay;
 pub use terminal::{ConsoleSocket, Terminal};
 
 /// How long output may take to drain after the process has ended: a child of it may hold the other end for ever.
@@ -95,6 +97,7 @@ impl Sink {
 pub struct Stdio {
     /// Reading ends of output fifos.
     held: Vec<OwnedFd>,
+    relays: Vec<Relay>,
     /// The writing end of the input fifo.
     input: Option<OwnedFd>,
     logger: Option<Logger>,
@@ -108,9 +111,22 @@ pub struct Owner<'a> {
     pub id: &'a str,
     pub children: &'a Rc<Children>,
     pub logs: &'a Rc<Logs>,
-    /// Who owns the pipes to a logger.
+    /// Who owns the pipes.
     pub uid: u32,
     pub gid: u32,
+    /// The process may leave children behind when it ends: it is an exec.
+    pub leaves_children: bool,
+}
+
+impl Owner<'_> {
+    /// Makes a pipe theirs whom the options name: who may open `/dev/stdout` again is its owner.
+    fn give(&self, pipe: &OwnedFd) -> Result<(), Failed> {
+        if (self.uid, self.gid) == (0, 0) {
+            return Ok(());
+        }
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        fchown(pipe, Some(uid), Some(gid)).doing(|| format!("giving a pipe to {}:{}", self.uid, self.gid))
+    }
 }
 
 impl Stdio {
@@ -120,7 +136,9 @@ impl Stdio {
     /// A path cannot be opened, or a scheme is not supported.
     pub async fn open(asked: &Asked, owner: &Owner<'_>) -> Result<(Stdio, Streams), Error> {
         let mut stdio = Stdio::default();
-        let stdin = stdio.open_input(&asked.stdin)?.map_or_else(Given::null, Given::from);
+        let stdin = stdio.open_input(&asked.stdin)?;
+        stdin.as_ref().map_or(Ok(()), |stdin| owner.give(stdin))?;
+        let stdin = stdin.map_or_else(Given::null, Given::from);
         let sinks = (Sink::parse("stdout", &asked.stdout)?, Sink::parse("stderr", &asked.stderr)?);
         let (stdout, stderr) = match sinks {
             (Sink::Logger(program), stderr) => {
@@ -143,8 +161,8 @@ impl Stdio {
             (_, Sink::Logger(_) | Sink::Log(_)) => return Err(Error::Loggers(asked.stderr.clone())),
             (stdout, stderr) => {
                 let same = stdout == stderr;
-                let stdout = stdio.open_output(stdout)?;
-                let stderr = if same { copy(stdout.as_ref())? } else { stdio.open_output(stderr)? };
+                let stdout = stdio.output(stdout, owner)?;
+                let stderr = if same { copy(stdout.as_ref())? } else { stdio.output(stderr, owner)? };
                 (stdout.map_or_else(Given::null, Given::from), stderr.map_or_else(Given::null, Given::from))
             }
         };
@@ -192,7 +210,22 @@ impl Stdio {
         Ok(Some(reader))
     }
 
-    /// A writing end for the process.
+    /// What the process gets to write to.
+    fn output(&mut self, sink: Sink, owner: &Owner<'_>) -> Result<Option<OwnedFd>, Error> {
+        let Some(mut output) = self.open_output(sink)? else { return Ok(None) };
+        let found = rustix::fs::fstat(&output).doing(|| "looking at an output".into())?;
+        if FileType::from_raw_mode(found.st_mode).is_fifo() {
+            if owner.leaves_children {
+                let (relay, end) = Relay::start(output).doing(|| "relaying an output".into())?;
+                self.relays.push(relay);
+                output = end;
+            }
+            owner.give(&output)?;
+        }
+        Ok(Some(output))
+    }
+
+    /// A writing end of what a client named.
     fn open_output(&mut self, sink: Sink) -> Result<Option<OwnedFd>, Error> {
         match sink {
             Sink::Null | Sink::Logger(_) | Sink::Log(_) => Ok(None),
@@ -232,6 +265,13 @@ impl Stdio {
             let _ = reactor::timeout(DRAIN, terminal.drained()).await; // what is not taken by then is given up
             terminal.stop();
         }
+        let relayed = async {
+            for relay in &self.relays {
+                relay.drained().await;
+            }
+        };
+        let _ = reactor::timeout(DRAIN, relayed).await; // a child of the exec may hold it; it writes to nobody from here on
+        self.relays.iter().for_each(Relay::stop);
         drop(self.input);
         drop(self.held);
         if let Some(log) = self.log {
@@ -284,7 +324,15 @@ mod tests {
         reactor::run(async move {
             let children = Rc::new(Children::default());
             let logs = Logs::new("ns", "one", children.clone());
-            let owner = Owner { namespace: "ns", id: "one", children: &children, logs: &logs, uid: 0, gid: 0 };
+            let owner = Owner {
+                namespace: "ns",
+                id: "one",
+                children: &children,
+                logs: &logs,
+                uid: 0,
+                gid: 0,
+                leaves_children: false,
+            };
             Stdio::open(&asked, &owner).await
         })
         .unwrap()

@@ -73,7 +73,8 @@ impl Drop for ConsoleSocket {
 
 /// A terminal that is being copied.
 pub struct Terminal {
-    master: OwnedFd,
+    /// The one descriptor that we have of it.
+    master: Rc<OwnedFd>,
     /// The output has got through, to the last byte.
     drained: Rc<Latch<()>>,
     stopped: Rc<Latch<()>>,
@@ -86,9 +87,9 @@ impl Terminal {
     /// There are too many descriptors.
     pub fn copy(master: OwnedFd, input: Option<OwnedFd>, output: Option<OwnedFd>) -> std::io::Result<Terminal> {
         nonblocking(&master)?;
-        let terminal = Terminal { drained: Rc::new(Latch::new()), stopped: Rc::new(Latch::new()), master };
-        // epoll takes each descriptor once: one for reading, one for writing.
-        let (reader, writer) = (terminal.master.try_clone()?, terminal.master.try_clone()?);
+        let terminal =
+            Terminal { drained: Rc::new(Latch::new()), stopped: Rc::new(Latch::new()), master: Rc::new(master) };
+        let (reader, writer) = (terminal.master.clone(), terminal.master.clone());
         let (drained, stopped) = (terminal.drained.clone(), terminal.stopped.clone());
         if let Some(output) = &output {
             nonblocking(output)?;
@@ -149,5 +150,49 @@ async fn copy(from: &OwnedFd, to: Option<&OwnedFd>) -> Result<(), Errno> {
         if let Some(to) = to {
             reactor::write_all(to, &buffer[..length]).await?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+
+    use super::*;
+
+    /// How many of our descriptors are masters of terminals.
+    fn masters() -> usize {
+        let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        links.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|path| path.ends_with("ptmx"))).count()
+    }
+
+    #[test]
+    fn a_terminal_is_copied_in_both_directions_over_one_descriptor_which_goes_with_it() {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let peer = ioctl_tiocgptpeer(&master, flags).unwrap();
+        let ((input, client), (shown, output)) = (rustix::pipe::pipe().unwrap(), rustix::pipe::pipe().unwrap());
+        reactor::run(async move {
+            let terminal = Terminal::copy(master, Some(input), Some(output)).unwrap();
+            rustix::io::write(&client, b"typed\n").unwrap();
+            rustix::io::write(&peer, b"said\n").unwrap();
+            let (mut text, mut buffer) = (Vec::new(), [0; 64]);
+            let arrived = |text: &[u8], word: &[u8]| text.windows(word.len()).any(|part| part == word);
+            while !(arrived(&text, b"typed") && arrived(&text, b"said")) {
+                reactor::readable(&shown).await.unwrap(); // the terminal echoes what is typed
+                let length = rustix::io::read(&shown, &mut buffer).unwrap();
+                text.extend(&buffer[..length]);
+            }
+            assert_eq!(masters(), 1);
+            drop(peer);
+            terminal.drained().await;
+            terminal.stop();
+            drop(terminal);
+            while masters() > 0 {
+                reactor::sleep(Duration::from_millis(1)).await; // until the other direction has seen the end
+            }
+        })
+        .unwrap();
     }
 }

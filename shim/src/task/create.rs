@@ -106,7 +106,15 @@ impl Supervisor {
     }
 
     pub(super) fn owner<'a>(&'a self, id: &'a str, (uid, gid): (u32, u32)) -> Owner<'a> {
-        Owner { namespace: &self.namespace, id, children: &self.children, logs: &self.logs, uid, gid }
+        Owner {
+            namespace: &self.namespace,
+            id,
+            children: &self.children,
+            logs: &self.logs,
+            uid,
+            gid,
+            leaves_children: false,
+        }
     }
 
     fn tell_created(&self, request: CreateTaskRequest, pid: u32) {

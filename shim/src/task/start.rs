@@ -14,7 +14,7 @@ use super::{Container, Supervisor, failed, precondition};
 use crate::error::{Doing as _, Failed};
 use crate::phase::{Event, Phase};
 use crate::runtime::{self, Streams};
-use crate::stdio::{ConsoleSocket, Stdio};
+use crate::stdio::{ConsoleSocket, Owner, Stdio};
 
 impl Supervisor {
     pub(super) async fn start(self: &Rc<Self>, request: StartRequest) -> Result<StartResponse, Error> {
@@ -50,7 +50,7 @@ impl Supervisor {
     async fn start_exec(&self, container: &Container, process: &Process) -> Result<(), Error> {
         let spec = Temporary::write(container.bundle.join(format!("{}.process.json", process.exec)), &process.spec)?;
         let pid_file = Temporary(container.bundle.join(format!("{}.pid", process.exec)));
-        let owner = self.owner(&container.id, container.io_owner);
+        let owner = Owner { leaves_children: true, ..self.owner(&container.id, container.io_owner) };
         let console =
             if process.asked.terminal { Some(ConsoleSocket::listen(&self.sockets, self.number())?) } else { None };
         let (mut stdio, streams) = match &console {
