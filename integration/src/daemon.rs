@@ -190,5 +190,7 @@ fn search_path(kind: Kind) -> Result<std::ffi::OsString> {
     dirs.extend(std::env::split_paths(&system));
     // For the plugins of networks, where the machine has none.
     dirs.extend(programs::peer("network", "nft").ok().and_then(|nft| Some(nft.parent()?.to_owned())));
+    // For checkpoints, the same.
+    dirs.extend(programs::peer("criu", "criu").ok().and_then(|criu| Some(criu.parent()?.to_owned())));
     Ok(std::env::join_paths(dirs)?)
 }

@@ -264,7 +264,7 @@ impl Container {
         }
         match self.init.next()? {
             None => Ok(()),
-            Some(Report::Stuck(stuck)) => Err(Error::Start(last_steps(stuck, &self.program))),
+            Some(Report::Stuck(stuck)) => Err(Error::at_the_end(stuck, last_steps(stuck, &self.program))),
             Some(Report::Waits(step, _)) => Err(Error::Start(format!("waiting at {step:?}: not expected"))),
         }
     }

@@ -49,7 +49,7 @@ impl Joined {
     }
 
     fn stuck(&self, stuck: Stuck) -> Error {
-        Error::Start(last_steps_of(stuck, &self.program, &self.cwd))
+        Error::at_the_end(stuck, last_steps_of(stuck, &self.program, &self.cwd))
     }
 }
 

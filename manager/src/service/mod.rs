@@ -1,5 +1,6 @@
 //! containerd's gRPC services: each file one service, each method a translation onto one call of a domain module.
 
+mod checkpoint;
 mod containers;
 mod content;
 mod diff;

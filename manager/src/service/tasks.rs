@@ -8,8 +8,8 @@ use tare_proto::containerd::v1::types::Process;
 use tokio::task::JoinSet;
 use tonic::{Request, Response, Status};
 
-use super::{Services, namespace};
-use crate::error::{Error, Result};
+use super::{Services, lease, namespace};
+use crate::error::Result;
 use crate::filter::Filter;
 use crate::names::{Id, Namespace};
 use crate::task::{Creation, Exit, Task};
@@ -24,17 +24,19 @@ impl pb::tasks_server::Tasks for Services {
     async fn create(&self, request: Request<pb::CreateTaskRequest>) -> Answer<pb::CreateTaskResponse> {
         let (namespace, request) = (namespace(&request)?, request.into_inner());
         let id = Id::parse(&request.container_id)?;
-        if request.checkpoint.is_some() {
-            return Err(Error::Unimplemented("checkpoint: restoring a task".into()).into());
-        }
-        let (of, container) = (namespace.clone(), id.clone());
-        let container = self.blocking(move |services| services.containers.get(&of, &container)).await?;
+        let (of, container, asked) = (namespace.clone(), id.clone(), request.clone());
+        let (container, checkpoint) = self
+            .blocking(move |services| {
+                Ok((services.containers.get(&of, &container)?, services.checkpoint_of(&of, &asked)?))
+            })
+            .await?;
         let creation = Creation {
             terminal: request.terminal,
             stdin: request.stdin,
             stdout: request.stdout,
             stderr: request.stderr,
             rootfs: request.rootfs,
+            checkpoint,
             ..Creation::of(container, &request.runtime_path, request.options)?
         };
         let (tasks, made) = (self.tasks.clone(), id.clone());
@@ -132,8 +134,10 @@ impl pb::tasks_server::Tasks for Services {
     }
 
     async fn checkpoint(&self, request: Request<pb::CheckpointTaskRequest>) -> Answer<pb::CheckpointTaskResponse> {
-        self.task(namespace(&request)?, &request.get_ref().container_id)?;
-        Err(Error::Unimplemented("checkpointing a task".into()).into())
+        let (namespace, lease) = (namespace(&request)?, lease(&request)?);
+        let services = self.clone();
+        let dump = async move { services.dump(namespace, lease, request.into_inner()).await };
+        Ok(Response::new(pb::CheckpointTaskResponse { descriptors: self.finish(dump).await? }))
     }
 
     async fn update(&self, request: Request<pb::UpdateTaskRequest>) -> Answer<()> {

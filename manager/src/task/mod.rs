@@ -24,4 +24,4 @@ pub(crate) use start::Caller;
 pub use start::{Daemon, OURS, binary, info};
 pub(crate) use table::Table;
 pub use task::{Exit, Task};
-pub use tasks::{Creation, Tasks};
+pub use tasks::{Checkpoint, Creation, Tasks};

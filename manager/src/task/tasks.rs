@@ -1,5 +1,7 @@
 //! The table of tasks: made, found again, deleted, and buried when their shim dies.
 
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +17,9 @@ use super::shim::{Shim, found, recall, with_root};
 use super::start::{self, Caller, Daemon};
 use super::table::Table;
 use super::task::{Exit, Task};
-use crate::error::Error;
+use crate::error::{Doing as _, Error};
 use crate::event::Exchange;
+use crate::layer::{self, Removals};
 use crate::names::{Id, Namespace};
 use crate::sandbox::Sandboxes;
 
@@ -52,6 +55,34 @@ pub struct Creation {
     pub stdin: String,
     pub stdout: String,
     pub stderr: String,
+    /// What it goes on from, if it does not begin.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// CRIU's images of a task.
+pub enum Checkpoint {
+    /// A client's.
+    Folder(PathBuf),
+    /// As content has them.
+    Archive(File),
+}
+
+impl Checkpoint {
+    /// The folder that they are in; an archive is unpacked into the task's own, which goes with it.
+    async fn folder(self, bundle: &Bundle) -> Result<PathBuf, Error> {
+        let archive = match self {
+            Checkpoint::Folder(path) => return Ok(path),
+            Checkpoint::Archive(archive) => archive,
+        };
+        let path = bundle.path.join("images");
+        let folder = path.clone();
+        let unpack = move || {
+            DirBuilder::new().mode(0o700).create(&folder).doing(|| format!("making {}", folder.display()))?;
+            layer::apply(archive, &folder, Removals::Remove).map(drop)
+        };
+        tokio::task::spawn_blocking(unpack).await.map_err(|error| Error::Internal(error.to_string()))??;
+        Ok(path)
+    }
 }
 
 impl Creation {
@@ -72,6 +103,7 @@ impl Creation {
             stdin: String::new(),
             stdout: String::new(),
             stderr: String::new(),
+            checkpoint: None,
         })
     }
 }
@@ -182,6 +214,10 @@ impl Tasks {
             None => Shim::launch(&inner.daemon, namespace, id, binary, bundle, &options).await?,
         };
         let task = Task::of(shim);
+        let checkpoint = match creation.checkpoint {
+            Some(checkpoint) => checkpoint.folder(bundle).await?.display().to_string(),
+            None => String::new(),
+        };
         let request = pb::CreateTaskRequest {
             id: id.to_string(),
             bundle: bundle.path.display().to_string(),
@@ -190,7 +226,7 @@ impl Tasks {
             stdin: creation.stdin,
             stdout: creation.stdout,
             stderr: creation.stderr,
-            checkpoint: String::new(),
+            checkpoint,
             parent_checkpoint: String::new(),
             options: Some(options),
         };

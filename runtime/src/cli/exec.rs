@@ -96,7 +96,8 @@ fn enter(global: &Global, parsed: &Parsed, state: &State, process: &spec::Proces
         write_pid_file(&PathBuf::from(file), joined.init.pid.as_raw_nonzero().get())?;
     }
     debug(global, state, "setns_init: about to exec");
-    joined.start()?;
+    let own_output = foreground.is_some() && ours.is_none();
+    joined.start().map_err(|error| if own_output { error } else { error.said_here() })?;
     joined.init.keep();
     foreground.map_or(Ok(0), |foreground| Ok(foreground.wait(&joined.init, ours, None)?))
 }

@@ -49,6 +49,13 @@ impl Log {
         }
     }
 
+    /// The same for what has been said on standard error already.
+    pub fn error_told(&self, message: &str) {
+        if self.file.is_some() {
+            self.line("error", message);
+        }
+    }
+
     pub fn warn(&self, message: &str) {
         self.line("warning", message);
     }

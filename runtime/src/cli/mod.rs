@@ -27,6 +27,7 @@ pub use create::connect_to;
 use flags::{Order, Parsed, parse, switch, value};
 use log::Log;
 
+use crate::child::{Step, Stuck};
 use crate::error::Failed;
 use crate::{bundle, cgroup, rootless, seccomp};
 
@@ -40,6 +41,9 @@ pub enum Error {
     Refused(String),
     #[error("unable to start container process: {0}")]
     Start(String),
+    /// The program cannot be executed. The process that was to become it has said so where its own output goes.
+    #[error("unable to start container process: {0}")]
+    Exec(String),
     #[error(transparent)]
     Bundle(#[from] bundle::Error),
     #[error(transparent)]
@@ -58,6 +62,21 @@ pub enum Error {
     Criu(#[from] crate::criu::Error),
     #[error(transparent)]
     Failed(#[from] Failed),
+}
+
+impl Error {
+    /// What a process got stuck at on its last steps.
+    pub fn at_the_end(stuck: Stuck, sentence: String) -> Error {
+        if stuck.step == Step::Exec { Error::Exec(sentence) } else { Error::Start(sentence) }
+    }
+
+    /// For a command whose standard error is not the process's: it tells itself what that has told elsewhere.
+    fn said_here(self) -> Error {
+        match self {
+            Error::Exec(sentence) => Error::Start(sentence),
+            other => other,
+        }
+    }
 }
 
 /// What stands before the command.
@@ -164,6 +183,7 @@ pub fn main(words: Vec<String>) -> i32 {
     let log_error = |error: &Error| match error {
         // As runc says it: callers look for these words.
         Error::Start(_) => log.error(&format!("{} {command} failed: {error}", name.as_str())),
+        Error::Exec(_) => log.error_told(&format!("{} {command} failed: {error}", name.as_str())),
         error => log.error(&error.to_string()),
     };
     if let Err(error) = opened {

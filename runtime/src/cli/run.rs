@@ -36,7 +36,7 @@ pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
     container.write_pid(asked.pid_file.as_deref())?;
     if let Err(error) = container.start() {
         container.fail(global);
-        return Err(error);
+        return Err(if foreground.is_some() && ours.is_none() { error } else { error.said_here() });
     }
     let kept = container.keep();
     if let Err(error) = hooks::run(When::Poststart, &kept.state) {

@@ -86,6 +86,7 @@ impl Cri {
             stdin: if config.stdin { self.stdin_of(&container.id) } else { String::new() },
             stderr: if config.tty { String::new() } else { log.clone() },
             stdout: log,
+            checkpoint: None,
         };
         self.parts.tasks.create(&namespace(), &id, creation).await?;
         let task = self.parts.tasks.get(&namespace(), &id)?;
