@@ -17,19 +17,24 @@ use crate::error::{Doing as _, Failed};
 /// Where containerd's own shims listen.
 const FOLDER: &str = "/run/containerd/s";
 
+/// What fits into an address, with its closing zero. Source: unix(7).
+const LONGEST: usize = 107;
+
 /// A socket's path. Having one proves that its folder is ours alone.
 #[derive(Debug, Clone)]
 pub struct Address(PathBuf);
 
 impl Address {
-    /// The socket of `group`, in `folder` or the usual one, which is made if need be.
+    /// The socket of `group`, in `folder`, or in the usual one if there it would be a path too long for a socket. The folder
+    /// is made if need be.
     ///
     /// # Errors
     /// No folder can be made that is ours alone.
     pub fn of(folder: Option<&Path>, daemon: &str, namespace: &str, group: &str) -> Result<Address, Failed> {
-        let folder = own_folder(folder.unwrap_or(Path::new(FOLDER)))?;
         let digest = Sha256::digest(format!("{daemon}/{namespace}/{group}"));
         let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let fits = |folder: &&Path| folder.join(&name).as_os_str().len() <= LONGEST;
+        let folder = own_folder(folder.filter(fits).unwrap_or(Path::new(FOLDER)))?;
         Ok(Address(folder.join(name)))
     }
 
