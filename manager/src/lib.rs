@@ -3,6 +3,7 @@
 pub mod authority;
 pub mod capability;
 pub mod caretaker;
+pub mod cdi;
 pub mod cni;
 pub mod collector;
 pub mod config;
