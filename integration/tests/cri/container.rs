@@ -171,8 +171,15 @@ async fn an_image_is_mounted_as_a_volume_whole_or_in_part_for_reading_only() {
         ..Default::default()
     };
     let mut config = node.container("main", "while :; do sleep 0.05; done");
-    config.mounts = vec![mount("/whole", ""), mount("/part", "etc")];
+    let two = pb::ImageSpec { image: node.two.clone(), ..Default::default() };
+    config.mounts = vec![
+        mount("/whole", ""),
+        mount("/part", "etc"),
+        pb::Mount { image: Some(two.clone()), ..mount("/two", "") },
+        pb::Mount { image: Some(two), ..mount("/file", "low") },
+    ];
     let id = node.running(&pod, config.clone()).await;
+    assert_eq!(node.prints(&id, "cat /two/low /two/top /file").await, "low\ntop\nlow\n");
     assert_eq!(node.prints(&id, "/whole/bin/busybox echo runs; ls /part").await, "runs\ngroup\npasswd\n");
     let written = node.exec(&id, "touch /whole/x", 10).await.unwrap();
     assert!(String::from_utf8_lossy(&written.stderr).contains("Read-only file system"));

@@ -2,6 +2,8 @@
 //! the field's validation count on.
 
 mod container;
+mod device;
+mod image;
 mod kubelet;
 mod many;
 mod network;

@@ -1,7 +1,7 @@
 //! Pods with a network of their own, by Debian's plugins.
 
 use std::collections::HashMap;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -124,9 +124,9 @@ async fn a_pod_with_ids_of_its_own_has_them_and_its_network() {
     let (mut node, _netns) = node().await;
     let mut config = own_network(&node, "mapped");
     let ids = vec![pb::IdMapping { host_id: 1_000_000, container_id: 0, length: 65536 }];
-    let users = pb::UserNamespace { mode: pb::NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids };
+    let users = pb::UserNamespace { mode: pb::NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids.clone() };
     let options = pb::NamespaceOption { userns_options: Some(users), ..Default::default() };
-    config.linux.as_mut().unwrap().security_context.as_mut().unwrap().namespace_options = Some(options);
+    config.linux.as_mut().unwrap().security_context.as_mut().unwrap().namespace_options = Some(options.clone());
     let pod = node.run(config).await;
     let request = pb::PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: true };
     let answer = node.client.pod_sandbox_status(request).await.unwrap().into_inner();
@@ -134,8 +134,41 @@ async fn a_pod_with_ids_of_its_own_has_them_and_its_network() {
     let map = std::fs::read_to_string(format!("/proc/{}/uid_map", info["pid"])).unwrap();
     assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "1000000", "65536"]);
     assert_eq!(reserved(&node), 2);
-    let config = node.container("main", "true");
-    assert_eq!(node.create(&pod, config).await.unwrap_err().code(), tonic::Code::Unimplemented);
+    let volume = node.dir.path().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    let mut config = node.container("main", "id -u > /dev/stdout; while :; do sleep 0.05; done");
+    config.log_path = "main.log".into();
+    config.mounts = vec![pb::Mount {
+        container_path: "/volume".into(),
+        host_path: volume.display().to_string(),
+        uid_mappings: ids.clone(),
+        gid_mappings: ids.clone(),
+        ..Default::default()
+    }];
+    for (target, name) in [("/one", node.image.clone()), ("/two", node.two.clone())] {
+        let image = Some(pb::ImageSpec { image: name, ..Default::default() });
+        config.mounts.push(pb::Mount { container_path: target.into(), image, readonly: true, ..Default::default() });
+    }
+    let security = config.linux.get_or_insert_default().security_context.get_or_insert_default();
+    security.namespace_options = Some(options.clone());
+    let id = node.running(&pod, config.clone()).await;
+    assert_eq!(node.prints(&id, "tr -s ' ' < /proc/self/gid_map").await, " 0 1000000 65536\n");
+    let owners = "stat -c %u:%g / /bin/sh /etc/hostname /volume /dev/null; ls /sys/class/net | head -1";
+    assert_eq!(node.prints(&id, owners).await, "0:0\n0:0\n0:0\n0:0\n65534:65534\neth0\n");
+    let images = "cat /two/low /two/top; stat -c %u /one/bin/sh /two/low";
+    assert_eq!(node.prints(&id, images).await, "low\ntop\n0\n0\n");
+    assert_eq!(node.prints(&id, "touch /new /bin/sh /volume/new && chown 5:6 /new && stat -c %u /new").await, "5\n");
+    assert_eq!(std::fs::metadata(volume.join("new")).unwrap().uid(), 0);
+    let status = node.status(&id).await;
+    let pid = node.pid(&id).await;
+    assert_eq!(std::fs::metadata(format!("/proc/{pid}/root/new")).unwrap().uid(), 1_000_005);
+    assert!(std::fs::read_to_string(status.log_path).unwrap().ends_with("stdout F 0\n"));
+    config.metadata.as_mut().unwrap().attempt = 1;
+    let security = config.linux.get_or_insert_default().security_context.get_or_insert_default();
+    let users = security.namespace_options.as_mut().unwrap().userns_options.as_mut().unwrap();
+    users.uids[0].host_id += 1;
+    let refused = node.create(&pod, config).await.unwrap_err();
+    assert!(refused.message().contains("is different from container"), "{refused}");
     node.remove(&pod).await;
     assert_eq!(reserved(&node), 0);
     node.end();

@@ -10,6 +10,7 @@ use tare_integration::daemon::{Daemon, Kind};
 use tare_integration::inventory::Inventory;
 use tare_integration::{image, registry::Registry};
 use tare_proto::runtime::v1 as pb;
+use tare_proto::runtime::v1::image_service_client::ImageServiceClient;
 use tare_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -17,7 +18,10 @@ use tonic::transport::{Channel, Endpoint, Uri};
 /// What a client has of a node; [`Node`] has the daemon too.
 pub struct Client {
     pub client: RuntimeServiceClient<Channel>,
+    pub images: ImageServiceClient<Channel>,
     pub image: String,
+    /// An image of two layers, with a file each.
+    pub two: String,
     /// Part of every name here, so that what is left behind is found.
     pub mark: String,
     logs: PathBuf,
@@ -60,24 +64,28 @@ impl Node {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let registry = Registry::start(dir.path()).unwrap();
         registry.push("busybox", "latest", &image::busybox().unwrap()).unwrap();
+        registry.push("two", "latest", &two_layers()).unwrap();
         if !config.is_empty() {
             std::fs::write(dir.path().join("config.toml"), config).unwrap();
         }
         let daemon = Daemon::start(Kind::Tared, dir.path()).unwrap();
         let image = registry.reference("busybox:latest");
         // Release 1.6 fetches by itself: the daemon may be where no registry is.
-        let pull = ["-n", "k8s.io", "image", "pull", "--plain-http", &image];
-        let pulled = daemon.ctr("bookworm").unwrap().args(pull).output().unwrap();
-        assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+        let two = registry.reference("two:latest");
+        for image in [&image, &two] {
+            let pull = ["-n", "k8s.io", "image", "pull", "--plain-http", image];
+            let pulled = daemon.ctr("bookworm").unwrap().args(pull).output().unwrap();
+            assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+        }
         let mark = format!("tarecri{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let client = connect(daemon.socket()).await;
+        let (client, images) = connect(daemon.socket()).await;
         let (logs, log) = (dir.path().join("logs"), dir.path().join("log"));
-        Node { daemon, client: Client { client, image, mark, logs, log }, dir, _registry: registry }
+        Node { daemon, client: Client { client, images, image, two, mark, logs, log }, dir, _registry: registry }
     }
 
     pub async fn crash_and_restart(&mut self) {
         self.daemon.crash_and_restart().unwrap();
-        self.client.client = connect(self.daemon.socket()).await;
+        (self.client.client, self.client.images) = connect(self.daemon.socket()).await;
     }
 
     /// Ends the daemon, and checks that nothing of the node is left.
@@ -139,7 +147,9 @@ impl Client {
     pub fn share(&self) -> Client {
         Client {
             client: self.client.clone(),
+            images: self.images.clone(),
             image: self.image.clone(),
+            two: self.two.clone(),
             mark: self.mark.clone(),
             logs: self.logs.clone(),
             log: self.log.clone(),
@@ -205,6 +215,14 @@ impl Client {
         self.client.container_status(request).await.unwrap().into_inner().status.unwrap()
     }
 
+    /// Of a container's first process, as the host counts.
+    pub async fn pid(&mut self, id: &str) -> u64 {
+        let request = pb::ContainerStatusRequest { container_id: id.into(), verbose: true };
+        let info = self.client.container_status(request).await.unwrap().into_inner().info;
+        let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
+        info["pid"].as_u64().unwrap()
+    }
+
     pub async fn pod_status(&mut self, id: &str) -> pb::PodSandboxStatus {
         let request = pb::PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose: true };
         self.client.pod_sandbox_status(request).await.unwrap().into_inner().status.unwrap()
@@ -251,6 +269,13 @@ impl Client {
     }
 }
 
+fn two_layers() -> image::Image {
+    let (mut low, mut top) = (image::Layer::default(), image::Layer::default());
+    low.file("low", 0o644, b"low\n").unwrap();
+    top.file("top", 0o644, b"top\n").unwrap();
+    image::Image::of(vec![low, top], &serde_json::json!({})).unwrap()
+}
+
 /// The pods' parent is the kubelet's to make and remove.
 fn cgroups_of_the_kubelet(mark: &str) {
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
@@ -262,11 +287,12 @@ fn entries(folder: &Path) -> usize {
     std::fs::read_dir(folder).map_or(0, |entries| entries.count())
 }
 
-async fn connect(socket: PathBuf) -> RuntimeServiceClient<Channel> {
+async fn connect(socket: PathBuf) -> (RuntimeServiceClient<Channel>, ImageServiceClient<Channel>) {
     let connect = move |_: Uri| {
         let socket = socket.clone();
         async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
     };
     let channel = Endpoint::from_static("http://tared").connect_with_connector(tower::service_fn(connect)).await;
-    RuntimeServiceClient::new(channel.unwrap()).max_decoding_message_size(64 << 20)
+    let channel = channel.unwrap();
+    (RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20), ImageServiceClient::new(channel))
 }

@@ -2,8 +2,11 @@
 //!
 //! ```toml
 //! [cri]
-//! default_runtime = "tare"        # the handler of pods that name none
+//! default_runtime = "tare"        # the handler of pods that name none; "runc" is the same one under the field's name
 //! systemd_cgroup = false          # the cgroup driver that the kubelet is told to use as well
+//! cdi_spec_dirs = ["/etc/cdi", "/var/run/cdi"]   # devices by name; a later folder wins
+//! drain_exec_sync_io_seconds = 10 # how long what a program has started may keep its output open after its end
+//! pinned_images = []              # names of images that the kubelet's collector is to spare
 //! [cri.runtimes.tare]
 //! type = "io.containerd.tare.v2"  # the shim
 //! binary = "/usr/bin/crun"        # the runtime, instead of tare
@@ -24,14 +27,17 @@ use tare_proto::any;
 use tare_proto::containerd::runc::v1::Options;
 
 use super::streaming;
-use crate::cni;
 use crate::error::{Error, Result};
+use crate::{cdi, cni};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub default_runtime: String,
     pub systemd_cgroup: bool,
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    pub pinned_images: Vec<String>,
+    pub drain_exec_sync_io_seconds: u64,
     pub runtimes: BTreeMap<String, Runtime>,
     pub cni: cni::Settings,
     pub registry: Registry,
@@ -59,7 +65,10 @@ impl Default for Config {
         Config {
             default_runtime: "tare".into(),
             systemd_cgroup: false,
-            runtimes: [("tare".to_owned(), tare)].into(),
+            pinned_images: Vec::new(),
+            drain_exec_sync_io_seconds: 10,
+            cdi_spec_dirs: cdi::FOLDERS.map(PathBuf::from).to_vec(),
+            runtimes: [("runc".to_owned(), tare.clone()), ("tare".to_owned(), tare)].into(),
             cni: cni::Settings::default(),
             registry: Registry::default(),
             streaming: streaming::Settings::default(),
@@ -79,9 +88,12 @@ impl Config {
 }
 
 impl Runtime {
-    /// As the shim reads them.
-    pub fn options(&self, systemd_cgroup: bool) -> Any {
-        let options = Options { binary_name: self.binary.clone(), systemd_cgroup, ..Options::default() };
+    /// As the shim reads them. `owner` is who may open the streams of a container again, by `/dev/stdout`: root as the
+    /// container has it.
+    pub fn options(&self, systemd_cgroup: bool, owner: (u32, u32)) -> Any {
+        let (io_uid, io_gid) = owner;
+        let options =
+            Options { binary_name: self.binary.clone(), systemd_cgroup, io_uid, io_gid, ..Options::default() };
         any::pack("containerd.runc.v1.Options", &options)
     }
 }

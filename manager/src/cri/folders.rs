@@ -33,6 +33,11 @@ impl Folders {
         Folders { root: root.join(FOLDER), state: state.join(FOLDER) }
     }
 
+    /// The two of them: what outlives a reboot, and what does not.
+    pub fn both(&self) -> [&Path; 2] {
+        [&self.root, &self.state]
+    }
+
     /// The pod's files; below the first folder they outlive a reboot.
     pub fn files(&self, pod: &str) -> Files {
         let (kept, mounted) = (self.root.join("sandboxes").join(pod), self.state.join("sandboxes").join(pod));

@@ -34,6 +34,7 @@ impl Cri {
             }
         });
         tokio::spawn(self.clone().follow(told));
+        tokio::spawn(self.clone().follow_images(self.subscribe_to_images()?));
         Ok(())
     }
 

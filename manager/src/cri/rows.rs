@@ -161,6 +161,15 @@ impl Pod {
         self.security().namespace_options.unwrap_or_default()
     }
 
+    /// The one mapping of user and of group ids, where the pod has ids of its own.
+    pub fn mappings(&self) -> Option<(pb::IdMapping, pb::IdMapping)> {
+        let users = self.namespaces().userns_options?;
+        match (users.mode(), users.uids.first(), users.gids.first()) {
+            (pb::NamespaceMode::Pod, Some(uids), Some(gids)) => Some((*uids, *gids)),
+            _ => None,
+        }
+    }
+
     pub fn is_on_host_network(&self) -> bool {
         self.namespaces().network() == pb::NamespaceMode::Node
     }

@@ -178,7 +178,9 @@ impl pb::runtime_service_server::RuntimeService for Cri {
     }
 
     async fn container_stats(&self, request: Request<pb::ContainerStatsRequest>) -> Answer<pb::ContainerStatsResponse> {
-        let stats = Some(Cri::container_stats(self, &request.get_ref().container_id).await?);
+        let id = &request.get_ref().container_id;
+        self.running(id)?; // what has ended uses nothing: containerd has no answer either
+        let stats = Some(Cri::container_stats(self, id).await?);
         Ok(Response::new(pb::ContainerStatsResponse { stats }))
     }
 

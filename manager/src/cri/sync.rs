@@ -16,8 +16,6 @@ use crate::error::{Error, Result};
 /// Of both outputs together, so that the answer is a message that clients take. What comes after it is read and thrown
 /// away, so that the program ends (CVE-2022-1708).
 const KEPT: usize = (16 << 20) - 4096;
-/// How long output may take to drain after the program has ended: a child of it may hold the other end for ever.
-const DRAIN: Duration = Duration::from_secs(10);
 
 impl Cri {
     pub(super) async fn exec_sync(&self, request: pb::ExecSyncRequest) -> Result<pb::ExecSyncResponse> {
@@ -37,19 +35,22 @@ impl Cri {
     ) -> Result<pb::ExecSyncResponse> {
         let (stdout, stderr) = (fifos.reader("stdout")?, fifos.reader("stderr")?);
         let paths = Paths { stdin: String::new(), stdout: fifos.path("stdout"), stderr: fifos.path("stderr") };
+        let drain = Duration::from_secs(self.config.drain_exec_sync_io_seconds);
         let exec = self.add(container, &request.cmd, false, paths).await?;
-        let outcome = attend(&exec, stdout, stderr, request.timeout).await;
+        let outcome = attend(&exec, stdout, stderr, request.timeout, drain).await;
         exec.delete().await;
         outcome
     }
 }
 
-/// Starts it and reads until it has ended, or its time is up; a timeout of 0 is none.
+/// Starts it and reads until it has ended, or its time is up; a timeout of 0 is none. `drain` is how long output may take
+/// after the end: a child of the program may hold the other end for ever.
 async fn attend(
     exec: &Exec,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
     timeout: i64,
+    drain: Duration,
 ) -> Result<pb::ExecSyncResponse> {
     let limit = u64::try_from(timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
     exec.start().await?;
@@ -67,7 +68,8 @@ async fn attend(
             }
         },
     };
-    let (mut stdout, mut stderr) = tokio::join!(stdout.drained(), stderr.drained());
+    let (stdout, stderr) = tokio::join!(stdout.drained(drain), stderr.drained(drain));
+    let (mut stdout, mut stderr) = (stdout?, stderr?);
     stderr.truncate((KEPT / 2).max(KEPT - stdout.len()));
     stdout.truncate(KEPT - stderr.len());
     Ok(pb::ExecSyncResponse { stdout, stderr, exit_code: exit.status.cast_signed() })
@@ -94,11 +96,18 @@ impl Output {
         Output { kept, reading }
     }
 
-    /// All of it; what there is by now, if the end does not come.
-    async fn drained(mut self) -> Vec<u8> {
-        if tokio::time::timeout(DRAIN, &mut self.reading).await.is_err() {
+    /// All of it.
+    ///
+    /// # Errors
+    /// The end does not come, in the words of containerd.
+    async fn drained(mut self, limit: Duration) -> Result<Vec<u8>> {
+        if tokio::time::timeout(limit, &mut self.reading).await.is_err() {
             self.reading.abort();
+            return Err(Error::Unknown(format!(
+                "failed to drain exec process output in {} s: it is still held by other processes",
+                limit.as_secs()
+            )));
         }
-        self.kept.borrow_and_update().clone()
+        Ok(self.kept.borrow_and_update().clone())
     }
 }

@@ -14,6 +14,7 @@
 #[cfg(test)]
 mod contract;
 mod folders;
+pub mod ids;
 mod native;
 mod overlay;
 pub(crate) mod rows;
@@ -177,6 +178,7 @@ impl Snapshots {
         };
         let row = Row { info: Some(info), number: new.number(), size: 0, inodes: 0 };
         engine.snapshotter.make(new.path(), &lower, view)?;
+        ids::own(&engine.folders.layer(new.number()), labels)?;
         self.store.change(|rows| {
             // Both were looked at before, when somebody else could still change them.
             check_parent(rows, namespace, snapshotter, parent)?;
@@ -185,7 +187,7 @@ impl Snapshots {
             }
             rows::put(rows, namespace, snapshotter, &row)
         })?;
-        let mounts = engine.snapshotter.mounts(new.path(), &lower, view);
+        let mounts = ids::mapped(engine.snapshotter.mounts(new.path(), &lower, view), labels);
         new.keep();
         Ok(mounts)
     }
@@ -242,7 +244,8 @@ impl Snapshots {
             return Err(Error::FailedPrecondition(format!("snapshot {key} is committed")));
         }
         let lower = self.lower(namespace, engine, &info.parent)?;
-        Ok(engine.snapshotter.mounts(&engine.folders.folder(row.number), &lower, info.kind() == Kind::View))
+        let mounts = engine.snapshotter.mounts(&engine.folders.folder(row.number), &lower, info.kind() == Kind::View);
+        Ok(ids::mapped(mounts, &info.labels))
     }
 
     /// Freezes an active snapshot under a name of its own; the key is free again. A `parent` that is given becomes its

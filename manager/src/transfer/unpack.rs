@@ -3,14 +3,17 @@
 use tare_proto::containerd::types::Descriptor as Target;
 
 use super::Transfers;
-use super::document::{Descriptor, chain_ids};
+use super::document::{Descriptor, chain_ids, diff_ids};
 use super::held::Held;
 use super::platform::Platform;
 use super::progress::{Progress, State};
 use crate::error::{Error, Result};
 use crate::layer;
-use crate::names::{Digest, Labels};
+use crate::names::{Digest, Labels, Namespace};
 use crate::snapshot::check_snapshotter;
+
+/// What is read as a whole: a configuration.
+const LONGEST: u64 = 4 << 20;
 
 /// For which platform, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +48,30 @@ impl Here<'_> {
 }
 
 impl Transfers {
+    /// Unpacks an image whose content is here: it was fetched and no more, or the collector took its snapshots. Waits for
+    /// the disk.
+    ///
+    /// # Errors
+    /// `NotFound`: a layer's content is not here. A layer is malformed.
+    pub fn unpack_here(
+        &self,
+        namespace: &Namespace,
+        snapshotter: &str,
+        config: &Digest,
+        layers: &[Descriptor],
+    ) -> Result<()> {
+        let held = self.hold(namespace)?;
+        for blob in layers.iter().map(Descriptor::digest).chain([Ok(config.clone())]) {
+            let blob = blob?;
+            if !held.has(&blob, &Labels::new())? {
+                return Err(Error::NotFound(format!("content {blob}")));
+            }
+        }
+        let diff_ids = diff_ids(&self.content.read(namespace, config, LONGEST)?)?;
+        let image = Here { config, layers, diff_ids: &diff_ids, name: config.as_str() };
+        self.unpack(&held, snapshotter, &image, &Progress::default())
+    }
+
     /// Unpacks what is not unpacked yet, and says at the configuration which snapshot stands for the image. Waits for the disk.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! CreateContainer.
 
-use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,8 +17,9 @@ use crate::cri::record::{Record, off_thread};
 use crate::cri::rows::{Container, ContainerState, Pod, PodState};
 use crate::cri::spec::{self, Given, User};
 use crate::cri::{Cri, events, fifo, folders, namespace, new_id, now, required};
-use crate::error::{Error, Result};
-use crate::snapshot::OVERLAY;
+use crate::error::{Doing as _, Error, Result};
+use crate::names::Labels;
+use crate::snapshot::{self, OVERLAY};
 
 /// The type of a runtime specification in a container's record.
 const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -33,12 +35,7 @@ impl Cri {
             return Err(Error::FailedPrecondition(format!("sandbox container {:?} is not running", pod.id)));
         }
         check(&config)?;
-        if of.namespaces().userns_options.is_some_and(|users| users.mode() == pb::NamespaceMode::Pod) {
-            // Its layers belong to this host's ids, and nobody shifts them yet.
-            return Err(Error::Unimplemented(
-                "namespace_options.userns_options: containers of a pod with ids of its own".into(),
-            ));
-        }
+        check_users(&of, &config)?;
         let asked = config.image.clone().unwrap_or_default().image;
         let (cri, mounts) = (self.clone(), config.mounts.clone());
         let (image, mounts) = off_thread(move || Ok((cri.image(&asked)?, cri.with_image_ids(mounts)?))).await?;
@@ -88,10 +85,12 @@ impl Cri {
         for missing in spec::missing_sources(config) {
             folders::make(&missing, 0o755)?;
         }
-        // The row keeps the snapshot: the collector, which does not know our rows, is told so by the label.
-        let labels = HashMap::from([("containerd.io/gc.root".to_owned(), row.id.clone())]);
-        let mounts = self.parts.snapshots.prepare(&namespace(), OVERLAY, &row.id, &image.chain, &labels, false)?;
-        let root = Root::open(&mounts, &self.folders.look().join(&row.id))?;
+        let ids = pod.mappings().map(|(uids, gids)| {
+            let numbers = |ids: pb::IdMapping| (ids.container_id, ids.host_id, ids.length);
+            snapshot::ids::labels(numbers(uids), numbers(gids))
+        });
+        let mounts = self.snapshot_of(image, &row.id, &row.id, ids.unwrap_or_default(), false)?;
+        let root = Root::open(&mounts, &self.folders.look().join(&row.id), None)?;
         let security = config.linux.clone().unwrap_or_default().security_context.unwrap_or_default();
         let user = User::of(&security, &image.config.user, &root.path())?;
         let taken = |target: &str| {
@@ -99,7 +98,7 @@ impl Cri {
             config.mounts.iter().any(|mount| path(&mount.container_path) == path(target))
         };
         let mut more = volume::make(&image.config, &root, &kept, taken)?;
-        more.extend(self.mount_images(row, &mounted)?);
+        more.extend(self.mount_images(row, pod, &mounted)?);
         if config.stdin {
             fifo::one(&mounted.join("stdin"))?;
         }
@@ -116,6 +115,7 @@ impl Cri {
                 pb::NamespaceMode::Target => self.target(pod, &options.target_id)?,
                 _ => pod.pid,
             },
+            cdi: &self.config.cdi_spec_dirs,
             host: &self.host,
         })?;
         self.record(row, pod, spec.to_string())?;
@@ -137,8 +137,13 @@ impl Cri {
     }
 
     /// Images that are mounted as volumes: each a view, mounted by us, since a part of it may be asked for.
-    fn mount_images(&self, row: &Container, place: &Path) -> Result<Vec<spec::Bind>> {
+    fn mount_images(&self, row: &Container, pod: &Pod, place: &Path) -> Result<Vec<spec::Bind>> {
         let mut binds = Vec::new();
+        let users = pod.mappings().map(|_| {
+            let path = format!("/proc/{}/ns/user", pod.pid);
+            File::open(&path).map(OwnedFd::from).doing(|| format!("opening {path}"))
+        });
+        let users = users.transpose()?;
         for (number, mount) in row.config().mounts.iter().enumerate() {
             let Some(image) = &mount.image else { continue };
             let wrong = |why: &str| Error::InvalidArgument(format!("mounts: {}: {why}", mount.container_path));
@@ -150,13 +155,17 @@ impl Cri {
             }
             let image = self.image_volume(&mount.container_path, &image.image)?;
             let key = format!("{}-image-{number}", row.id);
-            let labels = HashMap::from([("containerd.io/gc.root".to_owned(), row.id.clone())]);
-            let mounts = self.parts.snapshots.prepare(&namespace(), OVERLAY, &key, &image.chain, &labels, true)?;
-            let root = Root::open(&mounts, &self.folders.look().join(&key))?;
+            let mounts = self.snapshot_of(&image, &key, &row.id, Labels::new(), true)?;
+            let root = Root::open(&mounts, &self.folders.look().join(&key), users.as_ref())?;
             let target = place.join("images").join(number.to_string());
             let mounted = super::look::mount_part(&root, &mount.image_sub_path, &target);
             mounted.map_err(|error| unmountable(&mount.container_path, &error))?;
-            binds.push(spec::Bind { source: target, target: mount.container_path.clone(), read_only: true });
+            binds.push(spec::Bind {
+                source: target,
+                target: mount.container_path.clone(),
+                read_only: true,
+                mapped: false,
+            });
         }
         Ok(binds)
     }
@@ -177,6 +186,7 @@ impl Cri {
     /// containerd's record of it, so that its clients see what the kubelet runs.
     fn record(&self, row: &Container, pod: &Pod, spec: String) -> Result<()> {
         let runtime = self.config.runtime(&row.handler)?;
+        let owner = pod.mappings().map_or((0, 0), |(uids, gids)| (uids.host_id, gids.host_id));
         let mut labels = row.config().labels.clone();
         labels.insert("io.cri-containerd.kind".into(), "container".into());
         labels.retain(|key, value| key.len() + value.len() <= 4096);
@@ -188,7 +198,7 @@ impl Cri {
                 image: row.image_ref.clone(),
                 runtime: Some(containers::container::Runtime {
                     name: runtime.r#type.clone(),
-                    options: Some(runtime.options(self.config.systemd_cgroup)),
+                    options: Some(runtime.options(self.config.systemd_cgroup, owner)),
                 }),
                 spec: Some(Any { type_url: SPEC.into(), value: spec.into_bytes() }),
                 snapshotter: OVERLAY.into(),
@@ -213,6 +223,22 @@ impl Cri {
 /// In the word that kubelets look for.
 fn unmountable(target: &str, error: &Error) -> Error {
     Error::Unknown(format!("ImageVolumeMountFailed: mounts: {target}: {error}"))
+}
+
+/// A container has its pod's ids: one that asks for others is refused, one that asks for none has them.
+fn check_users(pod: &Pod, config: &pb::ContainerConfig) -> Result<()> {
+    let security = config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default();
+    let (own, asked) = (pod.namespaces().userns_options, security.namespace_options.unwrap_or_default().userns_options);
+    let host =
+        |users: &Option<pb::UserNamespace>| users.as_ref().is_none_or(|users| users.mode() == pb::NamespaceMode::Node);
+    match &asked {
+        Some(users) if users.mode() == pb::NamespaceMode::Node && host(&own) => Ok(()),
+        Some(users) if users.uids.is_empty() && users.gids.is_empty() && host(&own) => Ok(()),
+        Some(_) if asked != own => Err(Error::InvalidArgument(
+            "namespace_options.userns_options: user namespace config for sandbox is different from container".into(),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// What a configuration must not be, as far as it shows without the image.

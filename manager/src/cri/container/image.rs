@@ -1,9 +1,15 @@
 //! The image of a container, as far as running it needs.
 
-use crate::cri::image::Catalog;
+use std::collections::HashMap;
+
+use tare_proto::containerd::types::Mount;
+
+use crate::cri::image::{Catalog, manifest};
 use crate::cri::{Cri, namespace};
 use crate::error::{Error, Result};
+use crate::names::{Digest, Labels};
 use crate::oci::ImageConfig;
+use crate::snapshot::OVERLAY;
 
 pub struct Image {
     /// The digest of its configuration.
@@ -36,5 +42,35 @@ impl Cri {
             config: ImageConfig::read(&Catalog::document(&self.parts, &namespace(), &image.facts.id)?)?,
             id: image.facts.id.clone(),
         })
+    }
+
+    /// A snapshot on an image's layers, and what to mount. It lives as long as the row of the container that is made from it:
+    /// the collector, which does not know our rows, is told so by a label.
+    pub(super) fn snapshot_of(
+        &self,
+        image: &Image,
+        key: &str,
+        of: &str,
+        more: Labels,
+        view: bool,
+    ) -> Result<Vec<Mount>> {
+        let mut labels = HashMap::from([("containerd.io/gc.root".to_owned(), of.to_owned())]);
+        labels.extend(more);
+        let prepare = || self.parts.snapshots.prepare(&namespace(), OVERLAY, key, &image.chain, &labels, view);
+        match prepare() {
+            // Somebody fetched the image without unpacking it.
+            Err(Error::NotFound(_)) => {
+                self.unpack(image)?;
+                prepare()
+            }
+            prepared => prepared,
+        }
+    }
+
+    fn unpack(&self, image: &Image) -> Result<()> {
+        let target = self.parts.images.get(&namespace(), &image.name)?.target.unwrap_or_default();
+        let manifest = manifest(&self.parts, &namespace(), &target.media_type, &target.digest)?;
+        let config = Digest::parse(&manifest.config.digest)?;
+        self.parts.transfers.unpack_here(&namespace(), OVERLAY, &config, &manifest.layers)
     }
 }

@@ -15,6 +15,7 @@ mod exit;
 mod image;
 mod log;
 mod look;
+mod mapped;
 mod remove;
 mod show;
 mod start;

@@ -106,7 +106,11 @@ fn status(row: &Container) -> pb::ContainerStatus {
         annotations: config.annotations.clone(),
         mounts: row.mounts.clone(),
         log_path: row.log_path.clone(),
-        resources: row.resources.clone().map(|linux| pb::ContainerResources { linux: Some(linux), windows: None }),
+        // Without limits too: clients read them without looking whether they are there.
+        resources: Some(pb::ContainerResources {
+            linux: Some(row.resources.clone().unwrap_or_default()),
+            windows: None,
+        }),
         image_id: row.image.clone(),
         user: row.user.clone().map(|linux| pb::ContainerUser { linux: Some(linux) }),
         stop_signal: cri_signal(row.stop_signal),

@@ -35,7 +35,7 @@ pub fn make(image: &ImageConfig, root: &Root, place: &Path, mounted: impl Fn(&st
         let source = place.join("volumes").join(number.to_string());
         folders::make(&source, 0o755)?;
         fill(root, target, &source).doing(doing)?;
-        binds.push(Bind { source, target: target.clone(), read_only: false });
+        binds.push(Bind { source, target: target.clone(), read_only: false, mapped: true });
     }
     Ok(binds)
 }

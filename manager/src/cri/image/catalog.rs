@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::names::{Digest, Namespace};
 use crate::oci::ImageConfig;
 use crate::service::Services;
-use crate::transfer::{Document, Platform, chain_ids, diff_ids};
+use crate::transfer::{Described, Document, Platform, chain_ids, diff_ids};
 
 /// Set by whoever wants an image to be spared by the kubelet's collector.
 pub const PINNED: (&str, &str) = ("io.cri-containerd.pinned", "pinned");
@@ -77,7 +77,17 @@ impl Catalog {
     }
 }
 
-fn facts(parts: &Services, namespace: &Namespace, media_type: &str, digest: &str) -> Result<Facts> {
+/// An image's manifest for this machine.
+pub struct Manifest {
+    pub config: Described,
+    pub layers: Vec<Described>,
+    /// Of the documents that led to it, with it.
+    size: u64,
+}
+
+/// # Errors
+/// `NotFound`: a document is not here, or none is for this machine.
+pub fn manifest(parts: &Services, namespace: &Namespace, media_type: &str, digest: &str) -> Result<Manifest> {
     let read = |digest: &str| Catalog::document(parts, namespace, digest);
     let top = read(digest)?;
     let mut size = top.len() as u64;
@@ -93,7 +103,12 @@ fn facts(parts: &Services, namespace: &Namespace, media_type: &str, digest: &str
     let Document::Manifest { config, layers } = manifest else {
         return Err(Error::InvalidArgument(format!("{digest}: an index in an index")));
     };
-    let bytes = read(&config.digest)?;
+    Ok(Manifest { config, layers, size })
+}
+
+fn facts(parts: &Services, namespace: &Namespace, media_type: &str, digest: &str) -> Result<Facts> {
+    let Manifest { config, layers, size } = manifest(parts, namespace, media_type, digest)?;
+    let bytes = Catalog::document(parts, namespace, &config.digest)?;
     Ok(Facts {
         chain: chain_ids(&diff_ids(&bytes)?).last().map(ToString::to_string).unwrap_or_default(),
         size: size + config.size + layers.iter().map(|layer| layer.size).sum::<u64>(),

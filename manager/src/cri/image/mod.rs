@@ -5,6 +5,7 @@ mod catalog;
 mod filesystem;
 mod name;
 mod pull;
+mod watch;
 
 use std::collections::HashMap;
 
@@ -17,6 +18,7 @@ use super::{Answers, Cri, namespace};
 use crate::error::{Error, Result as Outcome};
 pub(super) use catalog::Catalog;
 use catalog::Image;
+pub(super) use catalog::manifest;
 pub(super) use filesystem::Counted;
 
 type Answer<T> = Result<Response<T>, Status>;

@@ -3,6 +3,7 @@
 use tare_proto::containerd::services::images::v1 as images;
 use tare_proto::runtime::v1 as pb;
 
+use super::catalog::PINNED;
 use super::name;
 use crate::cri::{Cri, namespace};
 use crate::error::{Error, Result};
@@ -12,7 +13,7 @@ use crate::snapshot::OVERLAY;
 use crate::transfer::{Names, Platform, Progress, Request, Unpack};
 
 /// Says that an image came by CRI.
-const MANAGED: (&str, &str) = ("io.cri-containerd.image", "managed");
+pub(super) const MANAGED: (&str, &str) = ("io.cri-containerd.image", "managed");
 
 impl Cri {
     /// Pulls, and returns the image's id.
@@ -21,7 +22,7 @@ impl Cri {
     /// A name that is none; the registry's, or the disk's.
     pub(super) async fn pull(&self, reference: &str, auth: Option<pb::AuthConfig>) -> Result<String> {
         let full = name::complete(reference)?;
-        let labels = Labels::from([(MANAGED.0.to_owned(), MANAGED.1.to_owned())]);
+        let labels = self.labels_of(&full);
         let request = Request {
             reference: full.clone(),
             names: Names { name: full.clone(), labels, ..Names::default() },
@@ -63,7 +64,8 @@ impl Cri {
         match self.parts.images.create(&namespace(), image.clone(), None) {
             Ok(made) => self.told_of(&made, true),
             Err(Error::AlreadyExists(_)) => {
-                let paths = ["target".to_owned(), format!("labels.{}", MANAGED.0)];
+                let labels = image.labels.keys().map(|key| format!("labels.{key}"));
+                let paths: Vec<_> = labels.chain(["target".to_owned()]).collect();
                 let changed = self.parts.images.update(&namespace(), &image, &paths, None)?;
                 self.told_of(&changed, false);
             }
@@ -72,7 +74,15 @@ impl Cri {
         Ok(())
     }
 
-    fn told_of(&self, image: &images::Image, new: bool) {
+    /// What we write on an image of this name.
+    pub(super) fn labels_of(&self, name: &str) -> Labels {
+        let pinned =
+            self.config.pinned_images.iter().any(|pinned| name::complete(pinned).is_ok_and(|full| full == name));
+        let all = [Some(MANAGED), pinned.then_some(PINNED)];
+        all.into_iter().flatten().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
+
+    pub(super) fn told_of(&self, image: &images::Image, new: bool) {
         let (name, labels) = (image.name.clone(), image.labels.clone());
         if new {
             self.parts.tell(&namespace(), "/images/create", &images::ImageCreate { name, labels });

@@ -37,6 +37,9 @@ pub fn check(config: &pb::PodSandboxConfig) -> Result<()> {
     }
     let options = security.namespace_options.unwrap_or_default();
     let host_network = options.network() == pb::NamespaceMode::Node;
+    if host_network && !config.hostname.is_empty() && config.hostname != own_name() {
+        return wrong("hostname", "a pod in the host's network has the host's name");
+    }
     for (name, value) in &linux.sysctls {
         sysctl(name, value, host_network, options.ipc() == pb::NamespaceMode::Node)?;
     }
@@ -44,6 +47,10 @@ pub fn check(config: &pb::PodSandboxConfig) -> Result<()> {
         users_of(users)?;
     }
     Ok(())
+}
+
+fn own_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// One line of a file that is made of it (CVE-2022-4318).
@@ -116,6 +123,19 @@ mod tests {
         refusal(|config| {
             config.linux.get_or_insert_default().sysctls.insert(name.into(), value.into());
         })
+    }
+
+    #[test]
+    fn a_pod_in_the_hosts_network_has_no_name_of_its_own() {
+        let named = |name: String| {
+            refusal(|config| {
+                config.hostname = name;
+                let security = config.linux.get_or_insert_default().security_context.get_or_insert_default();
+                security.namespace_options.get_or_insert_default().set_network(pb::NamespaceMode::Node);
+            })
+        };
+        assert!(named("other".into()).contains("config.hostname: a pod in the host's network has the host's name"));
+        assert_eq!((named(own_name()), named(String::new())), (String::new(), String::new()));
     }
 
     #[test]

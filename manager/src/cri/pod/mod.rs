@@ -14,6 +14,7 @@ mod files;
 mod resources;
 mod run;
 mod show;
+mod sysctl;
 mod userns;
 
 pub use show::status;

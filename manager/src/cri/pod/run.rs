@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tare_proto::any;
 use tare_proto::runtime::v1 as pb;
 
-use super::{check, files, userns};
+use super::{check, files, sysctl, userns};
 use crate::cni;
 use crate::cri::config::Runtime;
 use crate::cri::record::{Record, off_thread};
@@ -82,10 +82,10 @@ impl Cri {
         let id = Id::parse(&row.id)?;
         let creation = Creation {
             runtime: runtime.r#type.clone(),
-            options: Some(runtime.options(self.config.systemd_cgroup)),
+            options: Some(runtime.options(self.config.systemd_cgroup, (0, 0))),
             spec: None,
             rootfs: Vec::new(),
-            config: Some(any::pack("runtime.v1.PodSandboxConfig", row.config())),
+            config: Some(any::pack("runtime.v1.PodSandboxConfig", &sysctl::with_defaults(row, row.config().clone()))),
             netns: row.netns.clone(),
             annotations: Default::default(),
         };

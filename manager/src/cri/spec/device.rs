@@ -15,10 +15,6 @@ pub struct Devices {
 }
 
 pub fn devices(given: &Given<'_>, security: &pb::LinuxContainerSecurityContext) -> Result<Devices> {
-    if !given.config.cdi_devices.is_empty() {
-        let name = &given.config.cdi_devices[0].name;
-        return Err(Error::Unimplemented(format!("cdi_devices: {name}: devices by CDI")));
-    }
     let mut nodes = Vec::new();
     if security.privileged {
         if given.mappings().is_none() {

@@ -25,6 +25,7 @@ pub use resource::resources;
 pub use user::User;
 
 use super::rows;
+use crate::cdi;
 use crate::error::{Error, Result};
 
 /// What an image says about running it. Source: image-spec config.md.
@@ -43,6 +44,8 @@ pub struct Given<'a> {
     pub more: &'a [Bind],
     /// Whose PID namespace is joined; the pod's, unless another container is the target.
     pub pid: u32,
+    /// Where devices by name are described.
+    pub cdi: &'a [PathBuf],
     pub host: &'a Host,
 }
 
@@ -61,6 +64,8 @@ pub struct Bind {
     pub source: PathBuf,
     pub target: String,
     pub read_only: bool,
+    /// Whether its owners are shown as those of the pod's user namespace.
+    pub mapped: bool,
 }
 
 impl Given<'_> {
@@ -74,11 +79,7 @@ impl Given<'_> {
 
     /// The one mapping of user and of group ids, where the pod has its own.
     fn mappings(&self) -> Option<(pb::IdMapping, pb::IdMapping)> {
-        let users = self.pod.namespaces().userns_options?;
-        match (users.mode(), users.uids.first(), users.gids.first()) {
-            (pb::NamespaceMode::Pod, Some(uids), Some(gids)) => Some((*uids, *gids)),
-            _ => None,
-        }
+        self.pod.mappings()
     }
 }
 
@@ -89,9 +90,8 @@ impl Given<'_> {
 pub fn spec(given: &Given<'_>) -> Result<Value> {
     let security = given.security();
     if security.privileged && !given.pod.security().privileged {
-        return Err(Error::InvalidArgument(
-            "security_context.privileged: no privileged container allowed in sandbox".into(),
-        ));
+        let text = "failed to generate spec opts: no privileged container allowed in sandbox";
+        return Err(Error::InvalidArgument(text.into()));
     }
     let mounts = mount::mounts(given, &security)?;
     let devices = device::devices(given, &security)?;
@@ -121,14 +121,23 @@ pub fn spec(given: &Given<'_>) -> Result<Value> {
     if let Some(label) = profile::selinux(&security, given.pod, given.host)? {
         linux["mountLabel"] = json!(label.mount);
     }
-    Ok(json!({
+    let mut spec = json!({
         "ociVersion": "1.2.1",
         "process": process::process(given, &security)?,
         "root": {"path": "rootfs", "readonly": security.readonly_rootfs},
         "mounts": mounts.all,
         "annotations": annotations(given),
         "linux": linux,
-    }))
+    });
+    cdi::inject(&mut spec, &named_devices(given.config)?, given.cdi)?;
+    Ok(spec)
+}
+
+/// Devices by name, of the field first.
+fn named_devices(config: &pb::ContainerConfig) -> Result<Vec<String>> {
+    let mut names: Vec<String> = config.cdi_devices.iter().map(|device| device.name.clone()).collect();
+    names.extend(cdi::annotated(&config.annotations)?);
+    Ok(names)
 }
 
 /// What the container shares with its pod, by the process that lives in it.

@@ -18,7 +18,7 @@ pub struct Mounts {
 pub fn mounts(given: &Given<'_>, security: &pb::LinuxContainerSecurityContext) -> Result<Mounts> {
     let mut asked: Vec<Asked> =
         given.config.mounts.iter().filter(|mount| mount.image.is_none()).map(Asked::of).collect::<Result<_>>()?;
-    asked.extend(given.more.iter().map(Asked::bind));
+    asked.extend(given.more.iter().map(|bind| Asked::bind(bind, given)));
     let mut propagation = Propagation::Private;
     for own in own_files(given, security) {
         if !asked.iter().any(|mount| mount.target == own.target) {
@@ -115,13 +115,14 @@ impl Asked {
         })
     }
 
-    fn bind(bind: &Bind) -> Asked {
+    fn bind(bind: &Bind, given: &Given<'_>) -> Asked {
+        let mappings = given.mappings().filter(|_| bind.mapped);
         Asked {
             source: bind.source.clone(),
             target: cleaned(&bind.target).unwrap_or_else(|| PathBuf::from(&bind.target)),
             options: vec!["rbind", "rprivate", if bind.read_only { "ro" } else { "rw" }],
             propagation: Propagation::Private,
-            mappings: (Vec::new(), Vec::new()),
+            mappings: mappings.map(|(uids, gids)| (vec![uids], vec![gids])).unwrap_or_default(),
         }
     }
 
@@ -211,12 +212,6 @@ fn unescaped(path: &str) -> String {
 
 /// The pod's files, for those that CRI does not mount itself.
 fn own_files(given: &Given<'_>, security: &pb::LinuxContainerSecurityContext) -> Vec<Asked> {
-    let mapped = |mut mount: Asked| {
-        if let Some((uids, gids)) = given.mappings() {
-            mount.mappings = (vec![uids], vec![gids]);
-        }
-        mount
-    };
     let files = [
         (&given.files.hostname, "/etc/hostname"),
         (&given.files.hosts, "/etc/hosts"),
@@ -225,13 +220,13 @@ fn own_files(given: &Given<'_>, security: &pb::LinuxContainerSecurityContext) ->
     let there = files.into_iter().filter(|(source, _)| source.exists());
     let mut all: Vec<Asked> = there
         .map(|(source, target)| {
-            let bind = Bind { source: source.clone(), target: target.into(), read_only: security.readonly_rootfs };
-            mapped(Asked::bind(&bind))
+            let (source, target) = (source.clone(), target.into());
+            Asked::bind(&Bind { source, target, read_only: security.readonly_rootfs, mapped: true }, given)
         })
         .collect();
     let of_the_host = given.pod.namespaces().ipc() == pb::NamespaceMode::Node;
     let shm = if of_the_host { PathBuf::from("/dev/shm") } else { given.files.shm.clone() };
-    all.push(Asked::bind(&Bind { source: shm, target: "/dev/shm".into(), read_only: false }));
+    all.push(Asked::bind(&Bind { source: shm, target: "/dev/shm".into(), read_only: false, mapped: false }, given));
     all
 }
 

@@ -18,6 +18,8 @@ pub struct Host {
     pub unified: bool,
     pub counts_swap: bool,
     pub counts_hugepages: bool,
+    /// Whether layers of overlayfs can be shown with other owners: since Linux 5.19.
+    pub maps_ids: bool,
     pub apparmor: bool,
     pub selinux: bool,
     /// Without CAP_SYS_RESOURCE nobody whom we start may have a lower one. Source: proc_pid_oom_score_adj(5).
@@ -36,6 +38,7 @@ impl Host {
             counts_swap: there("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
                 || unified && there("/proc/self/ns/cgroup") && swap_of_own_cgroup(),
             counts_hugepages: hugepages.lines().any(|line| line.starts_with("hugetlb\t")),
+            maps_ids: kernel() >= (5, 19),
             apparmor: yes("/sys/module/apparmor/parameters/enabled"),
             selinux: there("/sys/fs/selinux/enforce"),
             lowest_oom_score: lowest_oom_score(),
@@ -47,6 +50,14 @@ impl Host {
     pub fn name_for(&self, pod: &pb::PodSandboxConfig) -> String {
         if pod.hostname.is_empty() { self.hostname.clone() } else { pod.hostname.clone() }
     }
+}
+
+/// Major and minor number of this kernel's release; zeros if it does not begin with two.
+fn kernel() -> (u32, u32) {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// The root of the tree has no limits; ours tells whether there are any.

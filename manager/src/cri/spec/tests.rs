@@ -35,6 +35,7 @@ impl Stage {
             files: &files,
             more: &[],
             pid: self.pod.pid,
+            cdi: &[],
             host: &self.host,
         })
     }
