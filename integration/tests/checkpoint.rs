@@ -3,10 +3,12 @@
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use tare_integration::daemon::{Daemon, Kind};
 use tare_integration::inventory::Inventory;
-use tare_integration::{image, registry::Registry};
+use tare_integration::podman::Podman;
+use tare_integration::{image, programs, registry::Registry};
 
 const RUNC: &str = "io.containerd.runc.v2";
 const TARE: &str = "io.containerd.tare.v2";
@@ -56,10 +58,12 @@ impl Node {
 
     /// How far the counter in a container is, once it has begun.
     fn count(&self, container: &str) -> u64 {
+        let limit = Instant::now() + Duration::from_secs(30);
         loop {
             if let Ok(count) = self.reads(container, "/count").parse() {
                 return count;
             }
+            assert!(Instant::now() < limit, "{container}: its program does not run");
         }
     }
 
@@ -129,4 +133,41 @@ fn containerd_keeps_it_with_ours() {
 #[test]
 fn tared_keeps_it() {
     promise(Kind::Tared, TARE);
+}
+
+/// conmon calls the runtime then, with a folder of podman's own for the images.
+#[test]
+fn podman_restores_in_place_and_from_an_archive() {
+    let dir = tempfile::Builder::new().prefix("tare-checkpoint.").tempdir().unwrap();
+    let podman = Podman::new(dir.path()).unwrap();
+    podman.import_busybox().unwrap();
+    std::fs::write(dir.path().join("criu.conf"), "network-lock skip\n").unwrap();
+    let criu = programs::peer("criu", "criu").unwrap();
+    let path = format!("{}:{}", text(criu.parent().unwrap()), std::env::var("PATH").unwrap());
+    let ok = |words: &[&str]| {
+        let out = podman.command(words.iter().copied()).unwrap().env("PATH", &path).output().unwrap();
+        let (said, wrong) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        assert!(out.status.success(), "podman {words:?}: {said}{wrong}");
+        said.trim().to_owned()
+    };
+    let reads = |container: &str, file: &str| ok(&["exec", container, "cat", file]);
+    let count = |container: &str| -> u64 { reads(container, "/count").parse().unwrap() };
+    let parent = format!("--cgroup-parent=/{}", podman.parent);
+    let annotation = format!("--annotation=org.criu.config={}", text(&dir.path().join("criu.conf")));
+    let archive = dir.path().join("one.tar");
+    // A root that is written to and nothing else: what lies in the container's folder is in the archive.
+    ok(&["run", "-d", "--name", "one", &parent, &annotation, "tare.test/busybox", "sh", "-c", COUNTER]);
+    let limit = Instant::now() + Duration::from_secs(30);
+    while podman.command(["exec", "one", "cat", "/count"]).unwrap().output().unwrap().stdout.is_empty() {
+        assert!(Instant::now() < limit, "its program does not run");
+    }
+    let before = count("one");
+    ok(&["container", "checkpoint", "one"]);
+    ok(&["container", "restore", "one"]);
+    assert!(count("one") >= before);
+    ok(&["container", "checkpoint", "--export", text(&archive), "one"]);
+    ok(&["rm", "-f", "one"]);
+    ok(&["container", "restore", "--import", text(&archive), "--name", "two"]);
+    assert!(count("two") >= before);
+    assert_eq!(reads("two", "/begun"), "begun", "once");
 }
