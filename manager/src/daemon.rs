@@ -21,8 +21,9 @@ use tonic::transport::{Certificate, Endpoint, Identity, Server, ServerTlsConfig,
 
 use crate::authority::Lenient;
 use crate::caretaker;
+use crate::cgroup;
 use crate::collector::Collector;
-use crate::config::{Config, Level};
+use crate::config::{Config, Level, Sharing};
 use crate::containers::Containers;
 use crate::content::Content;
 use crate::cri::Cri;
@@ -53,6 +54,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A folder, the database or a socket cannot be had.
 pub fn run(config: &Config, set_level: SetLevel) -> Result<()> {
     let passed = Passed::take_all()?;
+    settle_in(config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("tared")
@@ -61,6 +63,17 @@ pub fn run(config: &Config, set_level: SetLevel) -> Result<()> {
     let outcome = runtime.block_on(serve(config, passed, set_level));
     runtime.shutdown_timeout(Duration::from_secs(1)); // threads that only wait for a client's next read
     outcome
+}
+
+/// Goes where the configuration wants the daemon, before it has threads or starts anything.
+fn settle_in(config: &Config) -> Result<()> {
+    const SCORE: &str = "/proc/self/oom_score_adj";
+    if config.oom_score != 0
+        && let Err(error) = fs::write(SCORE, config.oom_score.to_string())
+    {
+        tracing::warn!("setting oom_score to {}: {error}", config.oom_score); // lowering it takes a capability
+    }
+    if config.cgroup.path.is_empty() { Ok(()) } else { cgroup::join(&config.cgroup.path) }
 }
 
 async fn serve(config: &Config, mut passed: Passed, set_level: SetLevel) -> Result<()> {
@@ -185,6 +198,10 @@ async fn on_port(config: &Config, metrics: &Metrics, routes: Routes) -> Result<i
 fn assemble(config: &Config, metrics: &Metrics) -> Result<Services> {
     let store = Store::open(&config.root.join("tared.db"))?;
     let content = Content::open(&config.root, store.clone())?;
+    let content = match config.plugins.metadata.content_sharing_policy {
+        Sharing::Shared => content,
+        Sharing::Isolated => content.isolated(),
+    };
     let snapshots = Snapshots::open(&config.root, store.clone())?;
     let events = Exchange::default();
     let sockets = config.state.join("s");

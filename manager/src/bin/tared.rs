@@ -51,6 +51,11 @@ enum Command {
         #[arg(long)]
         repair: bool,
     },
+    /// Run a program as an OCI hook, with {{id}}, {{pid}} and the like in its arguments replaced
+    OciHook {
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
+        words: Vec<String>,
+    },
     /// Publish an event that is read from standard input (for shims)
     #[command(hide = true)]
     Publish {
@@ -92,6 +97,7 @@ fn run(args: Args) -> Result<()> {
         Some(Command::Publish { topic, namespace }) => {
             daemon::publish(&told()?.config.grpc.address, &topic, &namespace)?;
         }
+        Some(Command::OciHook { words }) => match tare_manager::hook::run(&words)? {},
         Some(Command::Fsck { repair }) => return fsck(&told()?.config, repair),
         None => {
             let Loaded { config, unknown } = told()?;

@@ -5,6 +5,9 @@
 //! root = "/var/lib/tared"        # images, snapshots, the database
 //! state = "/run/tared"           # what a reboot may lose
 //! imports = ["conf.d/*.toml"]    # further files, read later, which win
+//! oom_score = 0                  # of the daemon, for the kernel: proc_pid_oom_score_adj(5)
+//! [cgroup]
+//! path = ""                      # made and joined at the start; empty: where it was started
 //! [grpc]
 //! address = "/run/tared/tared.sock"
 //! uid = 0
@@ -27,6 +30,8 @@
 //! [plugins."io.containerd.gc.v1.scheduler"]
 //! startup_delay = "100ms"
 //! schedule_delay = "0s"
+//! [plugins."io.containerd.metadata.v1.bolt"]
+//! content_sharing_policy = "shared"   # or isolated: who knows another namespace's digest gets nothing for it
 //! [plugins."io.containerd.monitor.container.v1.restart"]
 //! interval = "10s"
 //! ```
@@ -44,7 +49,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::error::Error;
-pub use plugins::{Plugins, Span};
+pub use plugins::{Plugins, Sharing, Span};
 
 pub const FILE: &str = "/etc/tared/config.toml";
 const STATE: &str = "/run/tared";
@@ -55,6 +60,8 @@ pub struct Config {
     pub version: i64,
     pub root: PathBuf,
     pub state: PathBuf,
+    pub oom_score: i32,
+    pub cgroup: Cgroup,
     pub grpc: Grpc,
     pub ttrpc: Ttrpc,
     pub debug: Debug,
@@ -74,6 +81,13 @@ pub struct Grpc {
     pub tcp_tls_ca: PathBuf,
     pub tcp_tls_cert: PathBuf,
     pub tcp_tls_key: PathBuf,
+}
+
+/// The daemon's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cgroup {
+    pub path: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,6 +162,8 @@ impl Default for Config {
             version: migrate::PRESENT,
             root: "/var/lib/tared".into(),
             state: STATE.into(),
+            oom_score: 0,
+            cgroup: Cgroup::default(),
             grpc: Grpc::default(),
             ttrpc: Ttrpc::default(),
             debug: Debug::default(),

@@ -11,6 +11,8 @@ use crate::collector::Schedule;
 pub struct Plugins {
     #[serde(rename = "io.containerd.gc.v1.scheduler")]
     pub scheduler: Scheduler,
+    #[serde(rename = "io.containerd.metadata.v1.bolt")]
+    pub metadata: Metadata,
     #[serde(rename = "io.containerd.monitor.container.v1.restart")]
     pub restart: Restart,
 }
@@ -21,6 +23,31 @@ pub struct Plugins {
 pub struct Scheduler {
     pub startup_delay: Span,
     pub schedule_delay: Span,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Metadata {
+    pub content_sharing_policy: Sharing,
+}
+
+/// Whether a namespace gets a blob that another has for knowing its digest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sharing {
+    #[default]
+    Shared,
+    Isolated,
+}
+
+impl Sharing {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Sharing::Shared => "shared",
+            Sharing::Isolated => "isolated",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

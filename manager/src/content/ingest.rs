@@ -62,11 +62,8 @@ impl Content {
             .create(&folder)
             .doing(|| format!("making {}", folder.display()))?;
         let doing = || format!("writing {reference}");
-        fs::write(
-            folder.join("ref"),
-            format!("{namespace}\n{total}\n{}\n{reference}", expected.map_or("", Digest::as_str)),
-        )
-        .doing(doing)?;
+        let about = format!("{namespace}\n{total}\n{}\n{reference}", expected.map_or("", Digest::as_str));
+        let started = describe(&folder.join("ref"), &about).doing(doing)?;
         let mut file = File::options()
             .read(true)
             .write(true)
@@ -84,9 +81,7 @@ impl Content {
             Some(size) => size,
             None => std::io::copy(&mut file, &mut HashWriter(&mut hash)).doing(doing)?,
         };
-        let meta = fs::metadata(folder.join("data")).doing(doing)?;
-        let updated = meta.modified().doing(doing)?;
-        let started = meta.created().unwrap_or(updated);
+        let updated = file.metadata().and_then(|meta| meta.modified()).doing(doing)?;
         Ok(Writer {
             content: self.clone(),
             namespace: namespace.clone(),
@@ -154,6 +149,17 @@ impl Content {
     }
 }
 
+/// Says what is written; the file's time is when that began. The kernel's own times are some milliseconds behind the clock,
+/// and clients compare.
+fn describe(path: &Path, about: &str) -> std::io::Result<SystemTime> {
+    let before = fs::metadata(path).and_then(|there| there.modified());
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    std::io::Write::write_all(&mut file, about.as_bytes())?;
+    let began = before.unwrap_or_else(|_| SystemTime::now());
+    file.set_modified(began)?;
+    Ok(began)
+}
+
 fn status_of(folder: &Path, namespace: &Namespace) -> Option<Status> {
     let text = fs::read_to_string(folder.join("ref")).ok()?;
     let mut lines = text.splitn(4, '\n');
@@ -164,7 +170,7 @@ fn status_of(folder: &Path, namespace: &Namespace) -> Option<Status> {
         offset: data.len(),
         total: total.parse().ok()?,
         expected: expected.into(),
-        started: data.created().or_else(|_| data.modified()).ok()?,
+        started: fs::metadata(folder.join("ref")).and_then(|about| about.modified()).ok()?,
         updated: data.modified().ok()?,
     })
 }
@@ -322,6 +328,13 @@ impl Writer {
     /// The folder cannot be removed.
     pub fn discard(self) -> Result<()> {
         fs::remove_dir_all(&self.folder).doing(|| format!("removing {}", self.folder.display()))
+    }
+}
+
+impl Drop for Writer {
+    /// Whoever goes on with it is told the time that the client of this one was told.
+    fn drop(&mut self) {
+        let _ = self.file.set_modified(self.updated);
     }
 }
 

@@ -74,6 +74,10 @@ impl Content {
         Content { isolated: true, ..self }
     }
 
+    pub fn is_isolated(&self) -> bool {
+        self.isolated
+    }
+
     /// Waits until nobody else fetches this blob, which may be there afterwards. Nobody else does while the answer is held.
     pub async fn turn(&self, namespace: &Namespace, digest: &Digest) -> OwnedMutexGuard<()> {
         let turn = {

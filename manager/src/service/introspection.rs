@@ -6,6 +6,7 @@ use tare_proto::containerd::types::{Platform, RuntimeRequest};
 use tonic::{Request, Response, Status};
 
 use super::Services;
+use crate::config::Sharing;
 use crate::error::{Doing as _, Error};
 use crate::filter::Filter;
 use crate::{caretaker, restart, snapshot, task};
@@ -57,12 +58,13 @@ const TASK: &str = "io.containerd.runtime.v2";
 impl Services {
     /// What this daemon is made of, under containerd's names for it: clients look them up.
     fn parts(&self) -> Vec<pb::Plugin> {
+        let policy = if self.content.is_isolated() { Sharing::Isolated } else { Sharing::Shared };
         let folder = |path: &str| ("root", self.root.join(path).display().to_string());
         let mut parts = vec![
             part("io.containerd.content.v1", "content", [folder("")], false),
             part("io.containerd.snapshotter.v1", snapshot::OVERLAY, [folder("snapshots/overlayfs")], true),
             part("io.containerd.snapshotter.v1", snapshot::NATIVE, [folder("snapshots/native")], true),
-            part("io.containerd.metadata.v1", "bolt", [("policy", "shared".into())], false),
+            part("io.containerd.metadata.v1", "bolt", [("policy", policy.name().into())], false),
             part("io.containerd.gc.v1", "scheduler", [], false),
             part("io.containerd.lease.v1", "manager", [], false),
             part("io.containerd.event.v1", "exchange", [], false),

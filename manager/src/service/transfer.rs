@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
 use super::{Services, namespace, required};
-use crate::error::{Error, Result as Answer};
+use crate::error::{Doing as _, Error, Result as Answer};
 use crate::names::Namespace;
 use crate::registry::{Credentials, Options, Question, Secret};
 use crate::snapshot::{OVERLAY, check_snapshotter};
@@ -38,6 +38,8 @@ enum Plan {
     Push(Push),
     Import(Import, Stream),
     Export(Export, Stream),
+    /// From a client and back to it, as it is.
+    Echo(Stream, Stream),
     Tag(String, Names),
 }
 
@@ -116,6 +118,11 @@ impl Services {
                 };
                 Ok(Plan::Export(export, stream(&to.stream)?))
             }
+            (IMPORT, EXPORT) => {
+                let from = read::<types::ImageImportStream>(source)?;
+                let to = read::<types::ImageExportStream>(destination)?;
+                Ok(Plan::Echo(stream(&from.stream)?, stream(&to.stream)?))
+            }
             (STORE, STORE) => {
                 let from = read::<types::ImageStore>(source)?;
                 Ok(Plan::Tag(from.name, names(read::<types::ImageStore>(destination)?)))
@@ -189,6 +196,10 @@ async fn run(namespace: &Namespace, plan: Plan, transfers: &Transfers, progress:
         Plan::Export(export, stream) => {
             Box::new(move || own.export(&of, &export, Outgoing::new(stream)).map(|()| Vec::new()))
         }
+        Plan::Echo(from, to) => Box::new(move || {
+            let copied = std::io::copy(&mut Incoming::new(from), &mut Outgoing::new(to));
+            copied.map(|_| Vec::new()).doing(|| "passing a stream on".into())
+        }),
         Plan::Tag(name, names) => Box::new(move || own.tag(&of, &name, &names)),
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| Error::Internal(error.to_string()))?
