@@ -36,8 +36,9 @@ impl Containers {
     /// # Errors
     /// `AlreadyExists`; `InvalidArgument` naming what is missing.
     pub fn create(&self, namespace: &Namespace, container: Container) -> Result<Container> {
-        let id = Id::parse(&container.id)?;
-        check(&container)?;
+        let wrong = |error: Error| error.under("create container failed validation");
+        let id = Id::parse(&container.id).map_err(|error| wrong(error.under("container.ID")))?;
+        check(&container).map_err(wrong)?;
         let now = Some(SystemTime::now().into());
         let container = Container { created_at: now, updated_at: now, ..container };
         self.store.change(|rows| {
@@ -79,17 +80,16 @@ fn missing(namespace: &Namespace, id: &Id) -> Error {
 }
 
 fn check(container: &Container) -> Result<()> {
-    let required =
-        |field: &str| Err(Error::InvalidArgument(format!("container {:?}: {field} must be set", container.id)));
+    let required = |field: &str| Err(Error::InvalidArgument(format!("container.{field} must be set")));
     check_labels(&container.labels)?;
     if container.runtime.as_ref().is_none_or(|runtime| runtime.name.is_empty()) {
-        return required("runtime.name");
+        return required("Runtime.Name");
     }
     if container.spec.is_none() {
-        return required("spec");
+        return required("Spec");
     }
     if !container.snapshot_key.is_empty() && container.snapshotter.is_empty() {
-        return required("snapshotter, with snapshot_key,");
+        return required("Snapshotter, with SnapshotKey,");
     }
     Ok(())
 }

@@ -38,7 +38,7 @@ use crate::namespaces::Namespaces;
 use crate::networks::Networks;
 use crate::sandbox::{Records, Sandboxes};
 use crate::service::Services;
-use crate::snapshot::Snapshots;
+use crate::snapshot::{Remote, Snapshots};
 use crate::store::Store;
 use crate::streaming::Streams;
 use crate::systemd::{self, Passed};
@@ -202,7 +202,8 @@ fn assemble(config: &Config, metrics: &Metrics) -> Result<Services> {
         Sharing::Shared => content,
         Sharing::Isolated => content.isolated(),
     };
-    let snapshots = Snapshots::open(&config.root, store.clone())?;
+    let proxies = config.proxy_plugins.iter().map(|(name, proxy)| Remote::new(name, &proxy.address));
+    let snapshots = Snapshots::open(&config.root, store.clone())?.beside(proxies);
     let events = Exchange::default();
     let sockets = config.state.join("s");
     folder(&sockets, 0o700)?;
@@ -236,6 +237,7 @@ fn assemble(config: &Config, metrics: &Metrics) -> Result<Services> {
         sandbox_records: Records::new(store.clone()),
         streams: Streams::default(),
         transfers: Transfers::new(store.clone(), content.clone(), snapshots.clone()),
+        proxies: Arc::new(config.proxy_plugins.clone()),
         uuid: identity::of(&config.root)?,
         root: config.root.clone(),
         state: config.state.clone(),

@@ -104,10 +104,7 @@ impl Parser<'_> {
         if self.rest.starts_with('"') {
             return self.quoted('"');
         }
-        let end = self
-            .rest
-            .find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-' || c == '/'))
-            .unwrap_or(self.rest.len());
+        let end = self.rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(self.rest.len());
         if end == 0 {
             return Err(self.wrong());
         }
@@ -184,7 +181,7 @@ mod tests {
         for bad in ["name==db", "other", "other==1", "labels.empty", "name==web,other"] {
             assert!(!pass(bad), "{bad}");
         }
-        for broken in ["==x", "name==\"x", "a..b", "name==x y", "name~=("] {
+        for broken in ["==x", "name==\"x", "a..b", "name==x y", "name~=(", "-q", "labels.a-b==x", "labels.a/b"] {
             assert!(Filter::parse(&[broken.to_owned()]).is_err(), "{broken}");
         }
     }

@@ -166,7 +166,7 @@ impl Checked {
                     || !parent.is_empty() && !known.contains(&snapshot::name(&snapshotter, &parent));
                 let info = tare_proto::containerd::services::snapshots::v1::Info { parent, ..Default::default() };
                 let row = Row { info: Some(info), ..row };
-                if !self.snapshots.has_folder(&snapshotter, row.number)? {
+                if !self.snapshots.has_folder(&snapshotter, row.number) {
                     lost.push((snapshotter, key, "its folder is missing".into()));
                 } else if on_lost {
                     lost.push((snapshotter, key, "what it lies on is lost".into()));

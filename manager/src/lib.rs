@@ -29,6 +29,7 @@ pub mod names;
 pub mod namespaces;
 pub mod networks;
 pub mod oci;
+pub mod proxy;
 pub mod registry;
 pub mod restart;
 pub mod sandbox;

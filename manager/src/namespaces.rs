@@ -86,7 +86,7 @@ impl Namespaces {
             if !left.is_empty() {
                 let left = left.join(", ");
                 return Err(Error::FailedPrecondition(format!(
-                    "namespace {:?} must be empty, it still has {left}",
+                    "namespace {:?} must be empty, but it still has {left}",
                     name.as_str()
                 )));
             }

@@ -34,6 +34,12 @@
 //! content_sharing_policy = "shared"   # or isolated: who knows another namespace's digest gets nothing for it
 //! [plugins."io.containerd.monitor.container.v1.restart"]
 //! interval = "10s"
+//! [proxy_plugins.stargz]         # a snapshotter in a program of its own
+//! type = "snapshot"
+//! address = "/run/containerd-stargz-grpc/containerd-stargz-grpc.sock"
+//! platform = ""                  # what it has images for: this machine's if empty
+//! exports = {}                   # shown to clients
+//! capabilities = []
 //! ```
 //!
 //! The shape is containerd's, whose files may be given: a key that means nothing here is named at the start, and does
@@ -42,7 +48,9 @@
 mod file;
 mod migrate;
 mod plugins;
+mod proxy;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -50,6 +58,7 @@ use toml::{Table, Value};
 
 use crate::error::Error;
 pub use plugins::{Plugins, Sharing, Span};
+pub use proxy::Proxy;
 
 pub const FILE: &str = "/etc/tared/config.toml";
 const STATE: &str = "/run/tared";
@@ -69,6 +78,8 @@ pub struct Config {
     pub runtime: Runtime,
     pub cri: crate::cri::Config,
     pub plugins: Plugins,
+    /// By name, which is what clients call them by.
+    pub proxy_plugins: BTreeMap<String, Proxy>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,6 +182,7 @@ impl Default for Config {
             runtime: Runtime::default(),
             cri: crate::cri::Config::default(),
             plugins: Plugins::default(),
+            proxy_plugins: BTreeMap::new(),
         }
     }
 }
@@ -264,6 +276,9 @@ impl Config {
                 "grpc.tcp_address = {:?}: it needs grpc.tcp_tls_ca, tcp_tls_cert and tcp_tls_key, since whoever connects is root",
                 grpc.tcp_address
             )));
+        }
+        for (name, proxy) in &self.proxy_plugins {
+            proxy.check(name)?;
         }
         if self.root == self.state {
             return Err(Error::InvalidArgument("root and state must be different folders".into()));

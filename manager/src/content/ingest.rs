@@ -283,7 +283,10 @@ impl Writer {
     pub fn commit(mut self, size: u64, expected: Option<&Digest>, labels: &Labels) -> Result<Digest> {
         check_labels(labels)?;
         if size > 0 && size != self.offset {
-            return Err(Error::FailedPrecondition(format!("unexpected commit size {}, expected {size}", self.offset)));
+            return Err(Error::FailedPrecondition(format!(
+                "{:?} failed size validation: {} != {size}",
+                self.reference, self.offset
+            )));
         }
         if let Some(expected) = expected {
             self.expect(expected)?;

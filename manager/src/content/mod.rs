@@ -105,7 +105,7 @@ impl Content {
     /// `NotFound`.
     pub fn info(&self, namespace: &Namespace, digest: &Digest) -> Result<Info> {
         let row = self.store.get(kind::BLOB, namespace, digest.as_str())?;
-        row.ok_or_else(|| Error::NotFound(format!("content {digest}")))
+        row.ok_or_else(|| Error::NotFound(format!("content digest {digest}")))
     }
 
     /// # Errors
@@ -127,7 +127,7 @@ impl Content {
         self.store.change(|rows| {
             let mut info: Info = rows
                 .get(kind::BLOB, namespace, digest.as_str())?
-                .ok_or_else(|| Error::NotFound(format!("content {digest}")))?;
+                .ok_or_else(|| Error::NotFound(format!("content digest {digest}")))?;
             change(&mut info.labels)?;
             info.updated_at = Some(SystemTime::now().into());
             rows.put(kind::BLOB, namespace, digest.as_str(), &info)?;
@@ -141,7 +141,7 @@ impl Content {
     /// `NotFound`, or the file cannot be removed.
     pub fn delete(&self, namespace: &Namespace, digest: &Digest) -> Result<()> {
         let there = self.store.change(|rows| rows.remove(kind::BLOB, namespace.as_str(), digest.as_str()))?;
-        if there { self.discard(digest) } else { Err(Error::NotFound(format!("content {digest}"))) }
+        if there { self.discard(digest) } else { Err(Error::NotFound(format!("content digest {digest}"))) }
     }
 
     /// Opens a blob for reading.

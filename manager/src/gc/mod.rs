@@ -69,8 +69,8 @@ pub fn collect(store: &Store, content: &Content, snapshots: &Snapshots) -> Resul
     Ok(gone)
 }
 
-/// A row that went: its node, and for a snapshot the number of its folder.
-type Removed = (Node, u64);
+/// A row that went: its node, and for a snapshot the row itself.
+type Removed = (Node, Row);
 
 fn remove(store: &Store, namespace: &Namespace, mut marked: Marked, journal: &Journal<'_>) -> Result<Vec<Removed>> {
     let mut removed = Vec::new();
@@ -100,12 +100,12 @@ fn remove_row(rows: &mut Rows<'_>, namespace: &Namespace, node: &Node) -> Result
         Node::Snapshot(name) => {
             let (snapshotter, key) = name.split_once('\0').unwrap_or_default();
             let row = snapshot::rows::remove(rows, namespace, snapshotter, key)?;
-            return Ok(row.map(|row| (node.clone(), row.number)));
+            return Ok(row.map(|row| (node.clone(), row)));
         }
         Node::Container(_) | Node::Sandbox(_) => return Ok(None), // all are roots
     };
     // A client may have removed it meanwhile, and then its files are that client's.
-    Ok(rows.remove(kind, namespace.as_str(), name)?.then(|| (node.clone(), 0)))
+    Ok(rows.remove(kind, namespace.as_str(), name)?.then(|| (node.clone(), Row::default())))
 }
 
 /// Removes the files of rows that went.
@@ -116,7 +116,7 @@ fn discard(
     removed: Vec<Removed>,
     gone: &mut Gone,
 ) -> Result<()> {
-    for (node, number) in removed {
+    for (node, row) in removed {
         match node {
             Node::Content(digest) => {
                 content.discard(&Digest::parse(&digest)?)?;
@@ -124,7 +124,7 @@ fn discard(
             }
             Node::Snapshot(name) => {
                 let (snapshotter, key) = name.split_once('\0').unwrap_or_default();
-                snapshots.discard(snapshotter, number)?;
+                snapshots.discard(namespace, snapshotter, &row)?;
                 gone.snapshots.push((namespace.clone(), snapshotter.to_owned(), key.to_owned()));
             }
             Node::Image(name) => gone.images.push((namespace.clone(), name)),

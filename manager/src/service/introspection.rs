@@ -59,12 +59,18 @@ impl Services {
     /// What this daemon is made of, under containerd's names for it: clients look them up.
     fn parts(&self) -> Vec<pb::Plugin> {
         let policy = if self.content.is_isolated() { Sharing::Isolated } else { Sharing::Shared };
-        let folder = |path: &str| ("root", self.root.join(path).display().to_string());
+        let path = |below: &str| self.root.join(below).display().to_string();
+        let folder = |below: &str| ("root", path(below).trim_end_matches('/').to_owned());
         let mut parts = vec![
             part("io.containerd.content.v1", "content", [folder("")], false),
             part("io.containerd.snapshotter.v1", snapshot::OVERLAY, [folder("snapshots/overlayfs")], true),
             part("io.containerd.snapshotter.v1", snapshot::NATIVE, [folder("snapshots/native")], true),
-            part("io.containerd.metadata.v1", "bolt", [("policy", policy.name().into())], false),
+            part(
+                "io.containerd.metadata.v1",
+                "bolt",
+                [("policy", policy.name().into()), ("path", path("tared.db"))],
+                false,
+            ),
             part("io.containerd.gc.v1", "scheduler", [], false),
             part("io.containerd.lease.v1", "manager", [], false),
             part("io.containerd.event.v1", "exchange", [], false),
@@ -79,6 +85,14 @@ impl Services {
         ];
         let restart = part("io.containerd.monitor.container.v1", "restart", [], false);
         parts.push(pb::Plugin { capabilities: restart::POLICIES.map(str::to_owned).into(), ..restart });
+        parts.extend(self.proxies.iter().map(|(name, proxy)| pb::Plugin {
+            r#type: "io.containerd.snapshotter.v1".into(),
+            id: name.clone(),
+            platforms: vec![proxy.platform()],
+            exports: proxy.exports.clone().into_iter().collect(),
+            capabilities: proxy.capabilities.clone(),
+            ..pb::Plugin::default()
+        }));
         parts.extend(SERVICES.iter().map(|id| part("io.containerd.grpc.v1", id, [], false)));
         parts
     }

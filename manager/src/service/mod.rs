@@ -19,6 +19,7 @@ mod tasks;
 mod transfer;
 mod version;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use tonic::{Request, Status};
 
 use crate::caretaker::{self, Caretaker};
 use crate::collector::Collector;
+use crate::config::Proxy;
 use crate::containers::Containers;
 use crate::content::Content;
 use crate::error::{Error, Result};
@@ -76,6 +78,8 @@ pub struct Services {
     pub transfers: Transfers,
     pub root: PathBuf,
     pub state: PathBuf,
+    /// What else serves a part, as the configuration has it.
+    pub proxies: Arc<BTreeMap<String, Proxy>>,
     /// This daemon's, for as long as its root lives.
     pub uuid: String,
     /// Read-locked by whatever must not be cut short.

@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status};
 use super::{Answers, Services, in_pieces, lease, mask, namespace, required};
 use crate::filter::Filter;
 use crate::names::{Labels, LeaseId, Namespace, update_labels};
+use crate::snapshot::REFERENCE;
 
 #[tonic::async_trait]
 impl pb::snapshots_server::Snapshots for Services {
@@ -112,12 +113,8 @@ impl pb::snapshots_server::Snapshots for Services {
     }
 
     async fn cleanup(&self, request: Request<pb::CleanupRequest>) -> Result<Response<()>, Status> {
-        let (_, snapshotter) = (namespace(&request)?, request.into_inner().snapshotter);
-        self.blocking(move |services| {
-            crate::snapshot::check_snapshotter(&snapshotter)?;
-            services.snapshots.sweep()
-        })
-        .await?;
+        let (namespace, snapshotter) = (namespace(&request)?, request.into_inner().snapshotter);
+        self.blocking(move |services| services.snapshots.cleanup(&namespace, &snapshotter)).await?;
         Ok(Response::new(()))
     }
 }
@@ -138,7 +135,10 @@ impl Services {
         let mounts = self
             .blocking(move |services| {
                 let New { snapshotter, key, parent, labels, view } = new;
-                services.hold(&of, lease.as_ref(), &format!("snapshots/{snapshotter}"), &key)?;
+                let kind = format!("snapshots/{snapshotter}");
+                for name in [Some(&key), labels.get(REFERENCE)].into_iter().flatten() {
+                    services.hold(&of, lease.as_ref(), &kind, name)?;
+                }
                 services.snapshots.prepare(&of, &snapshotter, &key, &parent, &labels, view)
             })
             .await?;

@@ -17,7 +17,7 @@ use super::{Services, namespace, required};
 use crate::error::{Doing as _, Error, Result as Answer};
 use crate::names::Namespace;
 use crate::registry::{Credentials, Options, Question, Secret};
-use crate::snapshot::{OVERLAY, check_snapshotter};
+use crate::snapshot::OVERLAY;
 use crate::streaming::{Incoming, Outgoing, Stream};
 use crate::transfer::{self, Export, Extra, Import, Names, Platform, Progress, Push, State, Stored, Transfers, Unpack};
 
@@ -73,7 +73,7 @@ impl Services {
                     platforms: platforms(&store.platforms),
                     all_metadata: store.all_metadata,
                     most_manifests: store.manifest_limit as usize,
-                    unpacks: unpacks(&store)?,
+                    unpacks: unpacks(&store),
                     names: names(store),
                     registry: self.options(namespace, registry)?,
                 }))
@@ -92,7 +92,7 @@ impl Services {
                 let store = read::<types::ImageStore>(destination)?;
                 let import = Import {
                     platforms: platforms(&store.platforms),
-                    unpacks: unpacks(&store)?,
+                    unpacks: unpacks(&store),
                     compress: from.force_compress,
                     names: names(store),
                 };
@@ -272,15 +272,14 @@ fn names(store: types::ImageStore) -> Names {
     Names { name: store.name, extra: store.extra_references.into_iter().map(extra).collect(), labels: store.labels }
 }
 
-fn unpacks(store: &types::ImageStore) -> Answer<Vec<Unpack>> {
+fn unpacks(store: &types::ImageStore) -> Vec<Unpack> {
     let unpack = |unpack: &types::UnpackConfiguration| {
         let snapshotter = match unpack.snapshotter.as_str() {
             "" => OVERLAY,
             other => other,
         };
-        check_snapshotter(snapshotter)?;
         let platform = unpack.platform.as_ref().map_or_else(Platform::own, platform);
-        Ok(Unpack { platform, snapshotter: snapshotter.to_owned() })
+        Unpack { platform, snapshotter: snapshotter.to_owned() }
     };
     store.unpacks.iter().map(unpack).collect()
 }

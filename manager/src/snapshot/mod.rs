@@ -13,10 +13,12 @@
 
 #[cfg(test)]
 mod contract;
+mod elsewhere;
 mod folders;
 pub mod ids;
 mod native;
 mod overlay;
+mod remote;
 pub(crate) mod rows;
 
 use std::path::{Path, PathBuf};
@@ -31,11 +33,18 @@ use crate::layer::Removals;
 use crate::names::{Labels, Namespace, check_labels};
 use crate::store::{Rows, Store, kind};
 use folders::Folders;
+pub use remote::Remote;
 
 /// The name that clients know it by.
 pub const OVERLAY: &str = "overlayfs";
 /// A copy of the parent for each layer: needs nothing of the kernel.
 pub const NATIVE: &str = "native";
+
+/// Says of a layer's snapshot which chain of layers it stands for: a snapshotter that can get it elsewhere looks there.
+pub const REFERENCE: &str = "containerd.io/snapshot.ref";
+
+/// Labels that are for the snapshotter begin so; others are the client's own affair.
+pub const FOR_SNAPSHOTTERS: &str = "containerd.io/snapshot/";
 
 /// How layers lie on disk and are put together. A layer's own files are in `fs` in its folder.
 ///
@@ -66,6 +75,9 @@ pub struct Row {
     pub size: i64,
     #[prost(int64, tag = "4")]
     pub inodes: i64,
+    /// What a snapshotter in another program calls it, if that had it before we did.
+    #[prost(string, tag = "5")]
+    pub elsewhere: String,
 }
 
 struct Engine {
@@ -74,9 +86,16 @@ struct Engine {
     folders: Folders,
 }
 
+/// Where a snapshotter does its work.
+enum Place<'p> {
+    Here(&'p Engine),
+    Elsewhere(&'p Remote),
+}
+
 #[derive(Clone)]
 pub struct Snapshots {
     engines: Arc<[Engine]>,
+    remotes: Arc<[Remote]>,
     store: Store,
 }
 
@@ -86,16 +105,7 @@ pub fn name(snapshotter: &str, key: &str) -> String {
 }
 
 fn missing(key: &str) -> Error {
-    Error::NotFound(format!("snapshot {key}"))
-}
-
-/// # Errors
-/// `InvalidArgument`: there is no such snapshotter.
-pub fn check_snapshotter(snapshotter: &str) -> Result<()> {
-    match snapshotter {
-        OVERLAY | NATIVE => Ok(()),
-        _ => Err(Error::InvalidArgument(format!("snapshotter not loaded: {snapshotter}"))),
-    }
+    Error::NotFound(format!("snapshot {key} does not exist"))
 }
 
 impl Snapshots {
@@ -113,20 +123,38 @@ impl Snapshots {
             },
             Engine { name: NATIVE, snapshotter: Box::new(native::Native), folders: Folders::open(&root.join(NATIVE))? },
         ];
-        let snapshots = Snapshots { engines: engines.into(), store };
+        let snapshots = Snapshots { engines: engines.into(), remotes: Arc::new([]), store };
         snapshots.sweep()?;
         Ok(snapshots)
     }
 
-    fn engine(&self, snapshotter: &str) -> Result<&Engine> {
-        check_snapshotter(snapshotter)?;
-        Ok(self.engines.iter().find(|engine| engine.name == snapshotter).expect("every known snapshotter was opened"))
+    /// The same, with snapshotters in programs of their own beside them.
+    #[must_use]
+    pub fn beside(self, remotes: impl IntoIterator<Item = Remote>) -> Snapshots {
+        Snapshots { remotes: remotes.into_iter().collect(), ..self }
+    }
+
+    /// # Errors
+    /// `InvalidArgument`: there is no such snapshotter.
+    pub fn check(&self, snapshotter: &str) -> Result<()> {
+        self.place(snapshotter).map(|_| ())
+    }
+
+    fn place(&self, snapshotter: &str) -> Result<Place<'_>> {
+        let elsewhere = || self.remotes.iter().find(|remote| remote.name == snapshotter).map(Place::Elsewhere);
+        let here = self.engines.iter().find(|engine| engine.name == snapshotter).map(Place::Here);
+        here.or_else(elsewhere).ok_or_else(|| Error::InvalidArgument(format!("snapshotter not loaded: {snapshotter}")))
+    }
+
+    /// The one whose folders are ours to work in.
+    fn overlay(&self) -> &Engine {
+        self.engines.iter().find(|engine| engine.name == OVERLAY).expect("the overlay is always there")
     }
 
     /// # Errors
     /// `NotFound`.
     pub fn row(&self, namespace: &Namespace, snapshotter: &str, key: &str) -> Result<Row> {
-        check_snapshotter(snapshotter)?;
+        self.check(snapshotter)?;
         self.store.get(kind::SNAPSHOT, namespace, &name(snapshotter, key))?.ok_or_else(|| missing(key))
     }
 
@@ -139,7 +167,7 @@ impl Snapshots {
     /// # Errors
     /// The database is damaged.
     pub fn list(&self, namespace: &Namespace, snapshotter: &str) -> Result<Vec<Info>> {
-        check_snapshotter(snapshotter)?;
+        self.check(snapshotter)?;
         let rows = self.store.list_below::<Row>(kind::SNAPSHOT, namespace.as_str(), &name(snapshotter, ""))?;
         Ok(rows.into_iter().filter_map(|(_, row)| row.info).collect())
     }
@@ -157,15 +185,27 @@ impl Snapshots {
         labels: &Labels,
         view: bool,
     ) -> Result<Vec<Mount>> {
-        let engine = self.engine(snapshotter)?;
+        let place = self.place(snapshotter)?;
         check_labels(labels)?;
         if key.is_empty() {
             return Err(Error::InvalidArgument("snapshot key must not be empty".into()));
         }
-        let lower = self.lower(namespace, engine, parent)?;
-        if self.row(namespace, snapshotter, key).is_ok() {
-            return Err(Error::AlreadyExists(format!("snapshot {key}")));
+        // Who unpacks a layer says which one it is to be: it may be here by now.
+        if let Some(target) = labels.get(REFERENCE)
+            && self.row(namespace, snapshotter, target).is_ok()
+        {
+            return Err(Error::AlreadyExists(format!("target snapshot {target:?}")));
         }
+        if self.row(namespace, snapshotter, key).is_ok() {
+            return Err(Error::AlreadyExists(format!("snapshot {key:?}")));
+        }
+        let engine = match place {
+            Place::Here(engine) => engine,
+            Place::Elsewhere(remote) => {
+                return self.prepare_elsewhere(remote, namespace, (key, parent), labels, view);
+            }
+        };
+        let lower = self.lower(namespace, engine, parent)?;
         let new = engine.folders.make()?;
         let now = Some(SystemTime::now().into());
         let info = Info {
@@ -176,14 +216,14 @@ impl Snapshots {
             updated_at: now,
             labels: labels.clone(),
         };
-        let row = Row { info: Some(info), number: new.number(), size: 0, inodes: 0 };
+        let row = Row { info: Some(info), number: new.number(), ..Row::default() };
         engine.snapshotter.make(new.path(), &lower, view)?;
         ids::own(&engine.folders.layer(new.number()), labels)?;
         self.store.change(|rows| {
             // Both were looked at before, when somebody else could still change them.
             check_parent(rows, namespace, snapshotter, parent)?;
             if rows.get::<Row>(kind::SNAPSHOT, namespace, &name(snapshotter, key))?.is_some() {
-                return Err(Error::AlreadyExists(format!("snapshot {key}")));
+                return Err(Error::AlreadyExists(format!("snapshot {key:?}")));
             }
             rows::put(rows, namespace, snapshotter, &row)
         })?;
@@ -198,7 +238,7 @@ impl Snapshots {
         let mut key = parent.to_owned();
         while !key.is_empty() {
             let row = self.row(namespace, engine.name, &key).map_err(|error| match error {
-                Error::NotFound(_) => Error::NotFound(format!("parent snapshot {key}")),
+                Error::NotFound(_) => Error::NotFound(format!("parent snapshot {key} does not exist")),
                 error => error,
             })?;
             let info = row.info.unwrap_or_default();
@@ -212,11 +252,8 @@ impl Snapshots {
     }
 
     /// Where an overlay layer's own files lie: it can be unpacked to without a mount.
-    ///
-    /// # Panics
-    /// Never: the overlay is always there.
     pub fn layer(&self, number: u64) -> PathBuf {
-        self.engine(OVERLAY).expect("it is always there").folders.layer(number)
+        self.overlay().folders.layer(number)
     }
 
     /// How removals are written in an overlay layer.
@@ -229,7 +266,7 @@ impl Snapshots {
     /// # Errors
     /// `NotFound`.
     pub fn chain(&self, namespace: &Namespace, key: &str) -> Result<Vec<PathBuf>> {
-        self.lower(namespace, self.engine(OVERLAY)?, key)
+        self.lower(namespace, self.overlay(), key)
     }
 
     /// What to mount for an active snapshot or a view.
@@ -237,12 +274,16 @@ impl Snapshots {
     /// # Errors
     /// `NotFound`; `FailedPrecondition` it is committed.
     pub fn mounts(&self, namespace: &Namespace, snapshotter: &str, key: &str) -> Result<Vec<Mount>> {
-        let engine = self.engine(snapshotter)?;
+        let place = self.place(snapshotter)?;
         let row = self.row(namespace, snapshotter, key)?;
-        let info = row.info.unwrap_or_default();
-        if info.kind() == Kind::Committed {
-            return Err(Error::FailedPrecondition(format!("snapshot {key} is committed")));
+        if row.info.as_ref().map(Info::kind) == Some(Kind::Committed) {
+            return Err(Error::FailedPrecondition(format!("requested snapshot {key} not active or view")));
         }
+        let engine = match place {
+            Place::Here(engine) => engine,
+            Place::Elsewhere(remote) => return self.mounts_elsewhere(remote, namespace, &row),
+        };
+        let info = row.info.unwrap_or_default();
         let lower = self.lower(namespace, engine, &info.parent)?;
         let mounts = engine.snapshotter.mounts(&engine.folders.folder(row.number), &lower, info.kind() == Kind::View);
         Ok(ids::mapped(mounts, &info.labels))
@@ -263,22 +304,28 @@ impl Snapshots {
         labels: &Labels,
         parent: Option<&str>,
     ) -> Result<()> {
-        let engine = self.engine(snapshotter)?;
+        let place = self.place(snapshotter)?;
         check_labels(labels)?;
         if new.is_empty() {
             return Err(Error::InvalidArgument("snapshot name must not be empty".into()));
         }
+        let unable = || Error::Unimplemented(format!("another parent at commit with snapshotter {snapshotter}"));
+        let engine = match (place, parent) {
+            (Place::Here(engine), _) => engine,
+            (Place::Elsewhere(_), Some(_)) => return Err(unable()),
+            (Place::Elsewhere(remote), None) => return self.commit_elsewhere(remote, namespace, (new, key), labels),
+        };
         let before = self.row(namespace, snapshotter, key)?;
         check_active(&before, key)?;
         if parent.is_some() && !engine.snapshotter.holds_differences() {
-            return Err(Error::Unimplemented(format!("another parent at commit with snapshotter {snapshotter}")));
+            return Err(unable());
         }
         let layer = engine.folders.layer(before.number);
         let (size, inodes) = folders::usage(&layer)?;
         folders::sync(&layer)?;
         self.store.change(|rows| {
             if rows.get::<Row>(kind::SNAPSHOT, namespace, &name(snapshotter, new))?.is_some() {
-                return Err(Error::AlreadyExists(format!("snapshot {new}")));
+                return Err(Error::AlreadyExists(format!("snapshot {new:?}")));
             }
             let mut row: Row =
                 rows.get(kind::SNAPSHOT, namespace, &name(snapshotter, key))?.ok_or_else(|| missing(key))?;
@@ -304,10 +351,13 @@ impl Snapshots {
     /// # Errors
     /// `NotFound`; `FailedPrecondition` it has children.
     pub fn remove(&self, namespace: &Namespace, snapshotter: &str, key: &str) -> Result<()> {
-        let engine = self.engine(snapshotter)?;
+        let engine = match self.place(snapshotter)? {
+            Place::Here(engine) => engine,
+            Place::Elsewhere(remote) => return self.remove_elsewhere(remote, namespace, key),
+        };
         let number = self.store.change(|rows| {
             if rows::has_children(rows, namespace, snapshotter, key)? {
-                return Err(Error::FailedPrecondition(format!("cannot remove snapshot {key} with child")));
+                return Err(Error::FailedPrecondition("cannot remove snapshot with child".into()));
             }
             let row = rows::remove(rows, namespace, snapshotter, key)?.ok_or_else(|| missing(key))?;
             Ok(row.number)
@@ -326,8 +376,8 @@ impl Snapshots {
         key: &str,
         change: impl FnOnce(&mut Labels) -> Result<()>,
     ) -> Result<Info> {
-        check_snapshotter(snapshotter)?;
-        self.store.change(|rows| {
+        let place = self.place(snapshotter)?;
+        let info = self.store.change(|rows| {
             let mut row: Row =
                 rows.get(kind::SNAPSHOT, namespace, &name(snapshotter, key))?.ok_or_else(|| missing(key))?;
             let info = row.info.get_or_insert_default();
@@ -336,7 +386,11 @@ impl Snapshots {
             let info = info.clone();
             rows.put(kind::SNAPSHOT, namespace, &name(snapshotter, key), &row)?;
             Ok(info)
-        })
+        })?;
+        if let Place::Elsewhere(remote) = place {
+            self.relabel_elsewhere(remote, namespace, &info)?;
+        }
+        Ok(info)
     }
 
     /// Bytes and inodes of the layer alone.
@@ -344,28 +398,53 @@ impl Snapshots {
     /// # Errors
     /// `NotFound`.
     pub fn usage(&self, namespace: &Namespace, snapshotter: &str, key: &str) -> Result<(i64, i64)> {
-        let engine = self.engine(snapshotter)?;
+        let place = self.place(snapshotter)?;
         let row = self.row(namespace, snapshotter, key)?;
+        let engine = match place {
+            Place::Here(engine) => engine,
+            Place::Elsewhere(remote) => return self.usage_elsewhere(remote, namespace, &row),
+        };
         match row.info.as_ref().map(Info::kind) {
             Some(Kind::Committed) => Ok((row.size, row.inodes)),
             _ => folders::usage(&engine.folders.layer(row.number)),
         }
     }
 
-    /// Whether a snapshot's own folder is there.
-    ///
-    /// # Errors
-    /// `InvalidArgument` the snapshotter.
-    pub fn has_folder(&self, snapshotter: &str, number: u64) -> Result<bool> {
-        Ok(self.engine(snapshotter)?.folders.layer(number).is_dir())
+    /// Whether a snapshot's own folder is there. Those of snapshotters in other programs are theirs to know.
+    pub fn has_folder(&self, snapshotter: &str, number: u64) -> bool {
+        match self.place(snapshotter) {
+            Ok(Place::Here(engine)) => engine.folders.layer(number).is_dir(),
+            Ok(Place::Elsewhere(_)) | Err(_) => true,
+        }
     }
 
-    /// Removes the folder of a snapshot whose row was removed.
+    /// Removes what lies on disk for a snapshot whose row was removed.
     ///
     /// # Errors
-    /// `NotFound` the snapshotter, or something in the folder cannot be removed.
-    pub fn discard(&self, snapshotter: &str, number: u64) -> Result<()> {
-        self.engine(snapshotter)?.folders.remove(number)
+    /// Something in its folder cannot be removed.
+    pub fn discard(&self, namespace: &Namespace, snapshotter: &str, row: &Row) -> Result<()> {
+        match self.place(snapshotter) {
+            Ok(Place::Here(engine)) => engine.folders.remove(row.number),
+            // The collector goes on: that program may be gone for good.
+            Ok(Place::Elsewhere(remote)) => {
+                if let Err(left) = self.discard_elsewhere(remote, namespace, row) {
+                    tracing::warn!(%namespace, "removing a snapshot that nothing needs: {left}");
+                }
+                Ok(())
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Removes what nothing needs in one snapshotter, if it can say.
+    ///
+    /// # Errors
+    /// `InvalidArgument`; `Unimplemented`, for one in another program.
+    pub fn cleanup(&self, namespace: &Namespace, snapshotter: &str) -> Result<()> {
+        match self.place(snapshotter)? {
+            Place::Here(_) => self.sweep(),
+            Place::Elsewhere(remote) => remote.cleanup(namespace),
+        }
     }
 
     /// Removes folders that no row names.
@@ -389,13 +468,13 @@ impl Snapshots {
 }
 
 fn not_committed(parent: &str) -> Error {
-    Error::InvalidArgument(format!("parent {parent} is not committed"))
+    Error::InvalidArgument(format!("parent {parent:?} is not committed snapshot"))
 }
 
 fn check_active(row: &Row, key: &str) -> Result<()> {
     match row.info.as_ref().map(Info::kind) {
         Some(Kind::Active) => Ok(()),
-        _ => Err(Error::FailedPrecondition(format!("snapshot {key} is not active"))),
+        _ => Err(Error::FailedPrecondition(format!("snapshot {key:?} is not active"))),
     }
 }
 
@@ -405,7 +484,7 @@ fn check_parent(rows: &Rows<'_>, namespace: &Namespace, snapshotter: &str, paren
     }
     let row: Option<Row> = rows.get(kind::SNAPSHOT, namespace, &name(snapshotter, parent))?;
     match row.map(|row| row.info.unwrap_or_default().kind()) {
-        None => Err(Error::NotFound(format!("parent snapshot {parent}"))),
+        None => Err(Error::NotFound(format!("parent snapshot {parent} does not exist"))),
         Some(Kind::Committed) => Ok(()),
         Some(_) => Err(not_committed(parent)),
     }

@@ -240,7 +240,7 @@ pub fn binary(runtime: &str) -> Result<PathBuf, Error> {
     }
     let program = format!("containerd-shim-{name}-{version}");
     find(&program).or_else(|| if runtime == "io.containerd.runc.v2" { find(OURS) } else { None }).ok_or_else(|| {
-        Error::NotFound(format!("runtime {runtime:?}: exec: {program:?}: executable file not found in $PATH"))
+        Error::NotFound(format!("runtime {runtime:?} binary not installed {program:?}: file does not exist"))
     })
 }
 
@@ -318,6 +318,9 @@ mod tests {
             assert_eq!(said, text);
         }
         let Err(Error::NotFound(said)) = binary("io.containerd.no-such.v7") else { panic!() };
-        assert!(said.contains("\"containerd-shim-no-such-v7\": executable file not found in $PATH"), "{said}");
+        assert_eq!(
+            said,
+            "runtime \"io.containerd.no-such.v7\" binary not installed \"containerd-shim-no-such-v7\": file does not exist"
+        );
     }
 }

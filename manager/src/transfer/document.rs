@@ -183,7 +183,7 @@ pub fn labels(children: &[Descriptor]) -> Labels {
         let reference = child.reference();
         let key = match reference.split('-').next().unwrap_or_default() {
             "config" => "containerd.io/gc.ref.content.config".to_owned(),
-            "manifest" | "index" => next(&mut manifests, "m."),
+            "manifest" => next(&mut manifests, "m."),
             "layer" => next(&mut layers, "l."),
             _ => next(&mut others, ""),
         };

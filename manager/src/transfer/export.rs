@@ -6,19 +6,19 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
-use serde_json::{Value, json};
-
 use super::Transfers;
 use super::document::{self, Descriptor, Document};
+use super::held::SOURCE;
 use super::names::{IMAGE_NAME, REF_NAME};
 use super::platform::Platform;
+use super::written::{Index, Reference, Saved, json};
 use crate::error::{Doing as _, Error, Result};
 use crate::layer::entry::{Entry, Kind};
 use crate::layer::write::Writer;
 use crate::names::Namespace;
 
 const LONGEST: u64 = 4 << 20;
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// What is to be written.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +34,7 @@ pub struct Export {
 struct Parts {
     /// By digest: each blob once.
     blobs: BTreeMap<String, u64>,
-    index: Vec<Value>,
+    index: Vec<Reference>,
     /// For `manifest.json`: the manifest's configuration and layers with its names, in the order of the images.
     docker: Vec<(String, Vec<String>, Vec<String>)>,
 }
@@ -66,21 +66,14 @@ impl Transfers {
             let mut blob = self.content.reader(namespace, &digest)?;
             file(&mut writer, &path(digest.as_str()), *size, &mut blob).doing(doing)?;
         }
-        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": parts.index}).to_string();
-        let layout = json!({"imageLayoutVersion": "1.0.0"}).to_string();
-        let docker = json!(
-            parts
-                .docker
-                .iter()
-                .map(|(config, layers, tags)| json!({"Config": config, "RepoTags": tags, "Layers": layers}))
-                .collect::<Vec<_>>()
-        )
-        .to_string();
-        let mut members = vec![("index.json", &index)];
+        let index = json(&Index::of(&parts.index));
+        let docker = parts.docker.into_iter().map(|(config, layers, repo_tags)| Saved { config, repo_tags, layers });
+        let docker = json(&docker.collect::<Vec<_>>());
+        let mut members = vec![("index.json", index.as_str())];
         if !export.without_docker {
             members.push(("manifest.json", &docker));
         }
-        members.push(("oci-layout", &layout));
+        members.push(("oci-layout", LAYOUT));
         for (name, text) in members {
             file(&mut writer, name, text.len() as u64, &mut text.as_bytes()).doing(doing)?;
         }
@@ -91,14 +84,15 @@ impl Transfers {
         let target = self.image(namespace, name)?.target.unwrap_or_default();
         let target = Descriptor::from(&target);
         let mut annotations = target.annotations.clone();
+        let known = self.content.info(namespace, &target.digest()?)?.labels;
+        annotations.extend(known.into_iter().filter(|(key, _)| key.starts_with(SOURCE)));
         annotations.insert(IMAGE_NAME.into(), name.into());
         if let Some(tag) = tag_of(name) {
             annotations.insert(REF_NAME.into(), tag.into());
         }
-        let annotations: BTreeMap<_, _> = annotations.into_iter().collect();
-        parts.index.push(json!({
-            "mediaType": target.media_type, "digest": target.digest, "size": target.size, "annotations": annotations,
-        }));
+        let mut described = Reference::new(&target.media_type, &target.digest, target.size);
+        described.annotations = annotations.into_iter().collect();
+        parts.index.push(described);
         let mut waiting = vec![target];
         while let Some(descriptor) = waiting.pop() {
             let digest = descriptor.digest()?;

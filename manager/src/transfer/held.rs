@@ -119,6 +119,15 @@ impl Held {
 /// Says of a blob in which repositories of a registry it lies.
 pub const SOURCE: &str = "containerd.io/distribution.source.";
 
+/// The label for a registry: clients look for it by the host's name alone, whatever its port.
+pub fn source_key(host: &str) -> String {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    format!("{SOURCE}{}", name.trim_start_matches('[').trim_end_matches(']'))
+}
+
 /// Lists of repositories, as one.
 fn both(one: &str, other: &str) -> String {
     let all = one.split(',').chain(other.split(',')).filter(|part| !part.is_empty());

@@ -6,8 +6,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
-
 use super::Transfers;
 use super::document::{self, Descriptor, Document, diff_ids};
 use super::held::Held;
@@ -15,6 +13,7 @@ use super::names::{IMAGE_NAME, Names, REF_NAME, Stored};
 use super::platform::Platform;
 use super::progress::{Progress, State};
 use super::unpack::{Here, Unpack};
+use super::written::{Index, Manifest, Reference as Written, json};
 use crate::error::{Doing as _, Error, Result};
 use crate::layer::archive::Archive;
 use crate::layer::entry::{Entry, Kind, cleaned};
@@ -66,7 +65,7 @@ impl Transfers {
         stream: impl Read,
         progress: &Progress,
     ) -> Result<Vec<Stored>> {
-        progress.say("importing");
+        progress.say("Importing");
         let held = self.hold(namespace)?;
         let members = self.members(&held, stream)?;
         let index = match (&members.index, &members.manifest) {
@@ -94,7 +93,7 @@ impl Transfers {
                 what: stored.image.target.clone(),
             });
         }
-        progress.say("completed import");
+        progress.say("Completed import");
         Ok(stored)
     }
 
@@ -189,37 +188,31 @@ impl Transfers {
             for layer in &saved.layers {
                 layers.push(self.docker_layer(held, members.find(layer)?, import.compress)?);
             }
-            let text = json!({
-                "schemaVersion": 2,
-                "mediaType": DOCKER_MANIFEST,
-                "config": {"mediaType": DOCKER_CONFIG, "digest": config.digest, "size": config.size},
-                "layers": layers,
+            let text = json(&Manifest {
+                schema_version: 2,
+                media_type: DOCKER_MANIFEST,
+                config: Written::new(DOCKER_CONFIG, &config.digest, config.size),
+                layers,
             });
-            let text = text.to_string();
             let digest = Digest::of(text.as_bytes());
             held.keep(&digest, text.as_bytes(), &Labels::new())?;
-            let mut described = json!({
-                "mediaType": DOCKER_MANIFEST,
-                "digest": digest.as_str(),
-                "size": text.len(),
-                "platform": {"os": platform.os, "architecture": platform.architecture, "variant": platform.variant},
-            });
+            let mut described = Written::new(DOCKER_MANIFEST, digest.as_str(), text.len() as u64);
+            described.platform = Some((&platform).into());
             let tags = saved.repo_tags.unwrap_or_default();
             if tags.is_empty() {
                 manifests.push(described.clone());
             }
             for tag in tags {
                 let name = Reference::complete(&tag)?;
-                let short = name.rsplit(':').next().unwrap_or_default();
-                described["annotations"] = json!({IMAGE_NAME: name, REF_NAME: short});
+                let short = name.rsplit(':').next().unwrap_or_default().to_owned();
+                described.annotations = [(IMAGE_NAME.to_owned(), name), (REF_NAME.to_owned(), short)].into();
                 manifests.push(described.clone());
             }
         }
-        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
-        Ok(index.to_string().into_bytes())
+        Ok(json(&Index::of(&manifests)).into_bytes())
     }
 
-    fn docker_layer(&self, held: &Held, layer: &Descriptor, compress: bool) -> Result<serde_json::Value> {
+    fn docker_layer(&self, held: &Held, layer: &Descriptor, compress: bool) -> Result<Written> {
         let ns = &held.namespace;
         let mut blob = self.content.reader(ns, &layer.digest()?)?;
         let mut magic = Vec::new();
@@ -233,7 +226,7 @@ impl Transfers {
             }
             _ => ("", layer.digest.clone(), layer.size),
         };
-        Ok(json!({"mediaType": format!("{DOCKER_LAYER}{suffix}"), "digest": digest, "size": size}))
+        Ok(Written::new(format!("{DOCKER_LAYER}{suffix}"), digest, size))
     }
 
     fn packed(&self, held: &Held, layer: &Descriptor) -> Result<(Digest, u64)> {

@@ -17,6 +17,7 @@ mod progress;
 mod pull;
 mod push;
 mod unpack;
+mod written;
 
 use tokio::sync::watch;
 

@@ -7,7 +7,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::Transfers;
 use super::document::{self, Descriptor, Document, chain_ids, diff_ids};
-use super::held::{Held, SOURCE};
+use super::held::{Held, source_key};
 use super::layer::{Job, blocking, check_size};
 use super::names::{Names, Stored};
 use super::platform::Platform;
@@ -18,7 +18,7 @@ use crate::gc;
 use crate::layer::{self, Applied};
 use crate::names::{Digest, Labels, Namespace};
 use crate::registry::{Manifest, Options, Reference, Registry};
-use crate::snapshot::{OVERLAY, check_snapshotter};
+use crate::snapshot::{OVERLAY, REFERENCE};
 
 /// Layers on their way at once.
 const SIDE_BY_SIDE: usize = 4;
@@ -63,20 +63,20 @@ impl Transfers {
     pub async fn pull(&self, namespace: &Namespace, request: &Request, progress: &Progress) -> Result<Vec<Stored>> {
         let reference = Reference::parse(&request.reference)?;
         for unpack in &request.unpacks {
-            check_snapshotter(&unpack.snapshotter)?;
+            self.snapshots.check(&unpack.snapshotter)?;
         }
         let (of, options) = (reference.clone(), request.registry.clone());
         let registry = Arc::new(blocking(move || Registry::new(&of, &options)).await?);
         let held = Arc::new(self.hold(namespace)?);
-        let source = Labels::from([(format!("{SOURCE}{}", reference.host), reference.repository.clone())]);
+        let source = Labels::from([(source_key(&reference.host), reference.repository.clone())]);
         let name = Some(request.names.name.clone()).filter(|name| !name.is_empty());
         let name = name.unwrap_or_else(|| request.reference.clone());
         let pull = Pull { transfers: self, registry, held, request, progress, source, name };
 
-        progress.say(format!("resolving {}", request.reference));
+        progress.say(format!("Resolving from OCI Registry ({})", request.reference));
         let top = pull.registry.manifest(reference.object(), reference.digest.as_ref());
         let top = self.unless_ended(top).await?;
-        progress.say(format!("pulling from {}", reference.host));
+        progress.say(format!("Pulling from OCI Registry ({})", request.reference));
         let target = Descriptor {
             media_type: media_type(&top)?,
             digest: top.digest.to_string(),
@@ -97,7 +97,7 @@ impl Transfers {
         for stored in &stored {
             pull.tell("saved", &stored.image.name, None, 0, Some(&target));
         }
-        progress.say(format!("completed pull from {}", reference.host));
+        progress.say(format!("Completed pull from OCI Registry ({})", request.reference));
         Ok(stored)
     }
 }
@@ -397,7 +397,8 @@ impl Transfers {
                 let row = self.snapshots.row(ns, OVERLAY, &key)?;
                 let lower = if parent.is_empty() { Vec::new() } else { self.snapshots.chain(ns, &parent)? };
                 layer::inherit(&self.snapshots.layer(row.number), &applied.implied, &lower)?;
-                match self.snapshots.commit(ns, OVERLAY, &name, &key, &Labels::new(), Some(&parent)) {
+                let labels = Labels::from([(REFERENCE.into(), name.clone())]);
+                match self.snapshots.commit(ns, OVERLAY, &name, &key, &labels, Some(&parent)) {
                     Err(Error::AlreadyExists(_)) => self.snapshots.remove(ns, OVERLAY, &key)?, // another pull was faster
                     answer => answer?,
                 }

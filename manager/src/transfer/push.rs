@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::Transfers;
 use super::document::{Descriptor, Document};
-use super::held::SOURCE;
+use super::held::source_key;
 use super::layer::blocking;
 use super::platform::Platform;
 use super::progress::{Progress, State};
@@ -35,6 +35,12 @@ pub struct Push {
     pub registry: Options,
 }
 
+/// A blob, and the repositories of the registry that have it, as far as that is known.
+struct Blob {
+    what: Descriptor,
+    sources: Vec<String>,
+}
+
 /// A document with its bytes, in the order in which a registry takes them.
 type Ordered = Vec<(Descriptor, Vec<u8>)>;
 
@@ -46,15 +52,15 @@ impl Transfers {
         let (of, options) = (reference.clone(), push.registry.clone());
         let registry = Arc::new(blocking(move || Registry::new(&of, &options)).await?);
         let (transfers, of, asked) = (self.clone(), namespace.clone(), push.clone());
-        let (documents, blobs) = blocking(move || transfers.parts(&of, &asked)).await?;
-        progress.say(format!("pushing to {}", reference.host));
+        let key = source_key(&reference.host);
+        let (documents, blobs) = blocking(move || transfers.parts(&of, &asked, &key)).await?;
+        progress.say(format!("Pushing to OCI Registry ({})", push.reference));
         let (last, _) = documents.last().ok_or_else(|| Error::NotFound(format!("image {:?}", push.name)))?;
         let sending = Sending {
             transfers: self.clone(),
             namespace: namespace.clone(),
             registry,
             progress: progress.clone(),
-            host: reference.host.clone(),
             parent: push.name.clone(),
         };
         self.unless_ended(sending.blobs(blobs)).await?;
@@ -65,21 +71,30 @@ impl Transfers {
             };
             self.unless_ended(sending.document(descriptor, bytes, object)).await?;
         }
-        progress.say(format!("completed push to {}", reference.host));
+        progress.say(format!("Completed push to OCI Registry ({})", push.reference));
         Ok(())
     }
 
     /// What an image is made of: its documents, those that others refer to first, and its blobs.
-    fn parts(&self, namespace: &Namespace, push: &Push) -> Result<(Ordered, Vec<Descriptor>)> {
+    ///
+    /// A blob need not be here if the registry can have it from a repository that a document came from, as containerd has it:
+    /// so an image of which one platform was pulled can be pushed as a whole.
+    fn parts(&self, namespace: &Namespace, push: &Push, source_key: &str) -> Result<(Ordered, Vec<Blob>)> {
         let target = Descriptor::from(&self.image(namespace, &push.name)?.target.unwrap_or_default());
-        let (mut documents, mut blobs): (Ordered, Vec<Descriptor>) = (Vec::new(), Vec::new());
-        let mut waiting = vec![target];
-        while let Some(descriptor) = waiting.pop() {
+        let (mut documents, mut blobs): (Ordered, Vec<Blob>) = (Vec::new(), Vec::new());
+        let mut waiting = vec![(target, Vec::new())];
+        while let Some((descriptor, of_parent)) = waiting.pop() {
+            let sources = match self.content.info(namespace, &descriptor.digest()?) {
+                Err(Error::NotFound(_)) if !of_parent.is_empty() => of_parent,
+                info => match info?.labels.get(source_key) {
+                    Some(list) => list.split(',').map(str::to_owned).collect(),
+                    None => of_parent,
+                },
+            };
             if !descriptor.is_document() {
                 // A layer that must not be passed on stays where its maker has it.
-                if !descriptor.is_foreign() && !blobs.iter().any(|known| known.digest == descriptor.digest) {
-                    self.content.info(namespace, &descriptor.digest()?)?;
-                    blobs.push(descriptor);
+                if !descriptor.is_foreign() && !blobs.iter().any(|known| known.what.digest == descriptor.digest) {
+                    blobs.push(Blob { what: descriptor, sources });
                 }
                 continue;
             }
@@ -89,7 +104,8 @@ impl Transfers {
             let wanted = |child: &Descriptor| {
                 !is_index || child.platform.as_ref().is_none_or(|platform| platform.is_among(&push.platforms))
             };
-            waiting.extend(document.children().into_iter().filter(wanted));
+            let children = document.children().into_iter().filter(wanted);
+            waiting.extend(children.map(|child| (child, sources.clone())));
             documents.retain(|(known, _)| known.digest != descriptor.digest); // it comes further down too
             documents.push((descriptor, bytes));
         }
@@ -104,7 +120,6 @@ struct Sending {
     namespace: Namespace,
     registry: Arc<Registry>,
     progress: Progress,
-    host: String,
     parent: String,
 }
 
@@ -120,15 +135,15 @@ impl Sending {
         });
     }
 
-    async fn blobs(&self, blobs: Vec<Descriptor>) -> Result<()> {
+    async fn blobs(&self, blobs: Vec<Blob>) -> Result<()> {
         let room = Arc::new(Semaphore::new(SIDE_BY_SIDE));
         let mut running = tokio::task::JoinSet::new(); // dropped with the first error, it ends the others
-        for descriptor in blobs {
-            self.tell("waiting", &descriptor, 0);
+        for blob in blobs {
+            self.tell("waiting", &blob.what, 0);
             let (sending, room) = (self.clone(), room.clone());
             running.spawn(async move {
                 let _place = room.acquire_owned().await;
-                sending.blob(&descriptor).await
+                sending.blob(&blob).await
             });
         }
         while let Some(sent) = running.join_next().await {
@@ -137,21 +152,16 @@ impl Sending {
         Ok(())
     }
 
-    async fn blob(&self, descriptor: &Descriptor) -> Result<()> {
+    async fn blob(&self, Blob { what: descriptor, sources }: &Blob) -> Result<()> {
         let digest = descriptor.digest()?;
         if self.registry.has("blobs", digest.as_str(), &digest).await? {
             self.tell("already exists", descriptor, descriptor.size);
             return Ok(());
         }
-        let (transfers, namespace, of) = (self.transfers.clone(), self.namespace.clone(), digest.clone());
-        let info = blocking(move || transfers.content.info(&namespace, &of)).await?;
-        let key = format!("{SOURCE}{}", self.host);
-        let mounts: Vec<String> =
-            info.labels.get(&key).into_iter().flat_map(|list| list.split(',')).map(str::to_owned).collect();
         let (content, namespace, of) = (self.transfers.content.clone(), self.namespace.clone(), digest.clone());
         let open = Arc::new(move || content.reader(&namespace, &of));
         let sent = Arc::new(AtomicU64::new(0));
-        let pushing = self.registry.push_blob(&digest, info.size.unsigned_abs(), &mounts, open, sent.clone());
+        let pushing = self.registry.push_blob(&digest, descriptor.size, sources, open, sent.clone());
         tokio::pin!(pushing);
         loop {
             tokio::select! {

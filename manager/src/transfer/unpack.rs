@@ -10,7 +10,7 @@ use super::progress::{Progress, State};
 use crate::error::{Error, Result};
 use crate::layer;
 use crate::names::{Digest, Labels, Namespace};
-use crate::snapshot::check_snapshotter;
+use crate::snapshot::{FOR_SNAPSHOTTERS, REFERENCE};
 
 /// What is read as a whole: a configuration.
 const LONGEST: u64 = 4 << 20;
@@ -77,7 +77,7 @@ impl Transfers {
     /// # Errors
     /// A layer is malformed, or unpacks to something else than the configuration says.
     pub(super) fn unpack(&self, held: &Held, snapshotter: &str, image: &Here<'_>, progress: &Progress) -> Result<()> {
-        check_snapshotter(snapshotter)?;
+        self.snapshots.check(snapshotter)?;
         image.check()?;
         let chain = chain_ids(image.diff_ids);
         let kind = format!("snapshots/{snapshotter}");
@@ -120,8 +120,14 @@ impl Transfers {
     ) -> Result<()> {
         let ns = &held.namespace;
         let blob = self.content.reader(ns, &layer.digest()?)?;
-        let labels = Labels::from([("containerd.io/snapshot.ref".into(), name.to_owned())]);
-        let mounts = self.snapshots.prepare(ns, snapshotter, key, parent, &labels, false)?;
+        let labels = Labels::from([(REFERENCE.into(), name.to_owned())]);
+        let mut asked = labels.clone();
+        let annotations = layer.annotations.iter().filter(|(key, _)| key.starts_with(FOR_SNAPSHOTTERS));
+        asked.extend(annotations.map(|(key, value)| (key.clone(), value.clone())));
+        let mounts = match self.snapshots.prepare(ns, snapshotter, key, parent, &asked, false) {
+            Err(Error::AlreadyExists(_)) => return Ok(()), // another pull was faster, or the snapshotter had the layer
+            mounts => mounts?,
+        };
         let applied = layer::Target::of(&mounts)?.unpack(blob)?;
         check_diff_id(&applied.diff_id, diff_id)?;
         let known = Labels::from([("containerd.io/uncompressed".into(), diff_id.to_string())]);
