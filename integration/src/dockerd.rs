@@ -132,6 +132,17 @@ impl Dockerd {
         Ok(())
     }
 
+    /// Gives the client the plugin that builds with BuildKit.
+    ///
+    /// # Errors
+    /// It is not unpacked.
+    pub fn add_buildx(&self) -> Result<()> {
+        let plugins = self.dir.join("config/cli-plugins");
+        fs::create_dir_all(&plugins)?;
+        let buildx = programs::peer("builders", "docker-buildx")?;
+        Ok(std::os::unix::fs::symlink(buildx, plugins.join("docker-buildx"))?)
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }

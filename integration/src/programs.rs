@@ -28,7 +28,7 @@ pub fn tare(program: &str) -> Result<PathBuf> {
 /// It was not unpacked: `cargo xtask peers` does that.
 pub fn peer(tree: &str, program: &str) -> Result<PathBuf> {
     let tree = target().join("peers").join(tree);
-    let dirs = ["usr/bin", "usr/sbin", "bin", "sbin", "usr/lib/cni"];
+    let dirs = ["usr/bin", "usr/sbin", "bin", "sbin", "usr/lib/cni", "usr/libexec/docker/cli-plugins"];
     let found = dirs.iter().map(|dir| tree.join(dir).join(program)).find(|path| path.exists());
     there(found.unwrap_or_else(|| tree.join("usr/bin").join(program)))
 }

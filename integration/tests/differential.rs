@@ -22,9 +22,21 @@ const COMMANDS: &str = "
     image label --replace-all IMAGE c=d
     image label IMAGE c=
     image rm nope
+    image tag IMAGE localhost/t:1
+    image tag IMAGE localhost/t:1
+    image tag --force IMAGE localhost/t:1
+    image tag --local IMAGE localhost/t:2
+    image tag nope localhost/t:3
+    image ls name~=t: -q
+    image ls -q name~=t:
+    image check
+    image usage IMAGE
+    image rm localhost/t:1 localhost/t:2
+    image rm localhost/t:1
     content ls -q
     content get sha256:0000000000000000000000000000000000000000000000000000000000000000
     content get sha256:00
+    content rm sha256:0000000000000000000000000000000000000000000000000000000000000000
     content label sha256:0000000000000000000000000000000000000000000000000000000000000000 a=b
     snapshot ls
     snapshot tree
@@ -33,7 +45,10 @@ const COMMANDS: &str = "
     snapshot prepare k1
     snapshot view v1 nope
     snapshot commit c1 k1
+    snapshot commit c2 nope
     snapshot prepare k2 c1
+    snapshot prepare k3 k2
+    snapshot diff nope
     snapshot rm c1
     snapshot rm k2
     snapshot rm c1
@@ -50,6 +65,20 @@ const COMMANDS: &str = "
     run --rm --net-host --privileged --no-pivot IMAGE r7 true
     run --rm --seccomp --cap-drop CAP_CHOWN --cap-add CAP_SYS_TIME IMAGE r8 true
     run --rm --platform linux/arm64 IMAGE r9 true
+    run --rm IMAGE bad/id true
+    run --rm IMAGE r10 grep Cap /proc/self/status
+    run --rm --allow-new-privs IMAGE r11 grep NoNewPrivs /proc/self/status
+    run --rm --user 7:8 IMAGE r12 id
+    run --rm --user nope IMAGE r13 id
+    run --rm --uidmap 0:100000:65536 --gidmap 0:100000:65536 IMAGE r14 cat /proc/self/uid_map
+    run --rm --device /dev/null IMAGE r15 ls /dev/null
+    run --rm --device /nope IMAGE r16 true
+    run --rm --rootfs-propagation rslave IMAGE r17 true
+    run --rm --sandbox nope IMAGE r18 true
+    run --rm --runc-binary /nope IMAGE r19 true
+    run --rm --cwd /nope IMAGE r20 pwd
+    run --rm --annotation a=b IMAGE r21 true
+    run --rm nope r22 true
     run -d --label k=v IMAGE d1 sleep 1000
     run -d IMAGE d1 sleep 1000
     task ls -q
@@ -59,7 +88,13 @@ const COMMANDS: &str = "
     task exec --exec-id e1 d1 false
     task exec --exec-id e2 nope true
     task exec -d --exec-id e3 d1 sleep 1000
+    task exec -d --exec-id e3 d1 sleep 1000
     task kill --exec-id e3 -s KILL d1
+    task exec --exec-id e4 --user 5:6 --cwd /tmp d1 sh -c pwd
+    task kill --exec-id nope d1
+    task kill -s NOPE d1
+    task start d1
+    task start nope
     task kill nope
     task metrics nope
     container ls
@@ -78,6 +113,8 @@ const COMMANDS: &str = "
     leases create --id L1 a=b
     leases create --id L1
     leases ls -q
+    leases ls -q labels.a==b,id==L1
+    leases ls -q labels.a==(
     leases rm L1
     leases rm L1
     namespaces create n1 a=b
@@ -91,6 +128,7 @@ const COMMANDS: &str = "
     namespaces create ../x
     -n other image ls
     sandboxes ls
+    sandboxes rm nope
     deprecations list
 ";
 

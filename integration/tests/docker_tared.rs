@@ -64,6 +64,57 @@ fn docker_keeps_its_images_in_tared_commits_builds_and_removes_them() {
     assert!(!node.tared_log().contains("ERROR"), "{}", node.tared_log());
 }
 
+/// What docker's newer builder asks for: BuildKit's containerd worker, with its leases, its mounts and its collection.
+const STEPS: &str = "\
+FROM busybox AS base
+RUN echo built > /built && mkdir -p /a/b && touch /a/b/c && busybox ln /built /hard && busybox ln -s /built /soft
+FROM base AS other
+RUN --mount=type=cache,target=/cache echo x >> /cache/n && wc -l < /cache/n > /count
+RUN --mount=type=tmpfs,target=/t touch /t/x
+RUN --mount=type=bind,source=f,target=/f cat /f > /copied
+RUN --mount=type=secret,id=s wc -c < /run/secrets/s > /length
+FROM busybox
+COPY --from=base /built /hard /soft /a/ /
+COPY --from=other /count /copied /length /
+COPY --chown=1:2 f /f
+RUN rm /hard && mkdir /made
+WORKDIR /made
+USER nobody
+CMD [\"cat\", \"/built\"]
+";
+
+#[test]
+fn docker_builds_with_buildkit_whose_snapshots_content_and_leases_are_tareds() {
+    let node = Node::start(true);
+    node.dockerd.add_buildx().unwrap();
+    let (context, secret) = (node.dir.path().join("context"), node.dir.path().join("secret"));
+    std::fs::create_dir(&context).unwrap();
+    std::fs::write(context.join("Dockerfile"), STEPS).unwrap();
+    std::fs::write(context.join("f"), "data\n").unwrap();
+    std::fs::write(&secret, "secret").unwrap();
+    let build = |more: &str| {
+        let (context, secret) = (context.display(), secret.display());
+        node.ok(&format!("buildx build --network none --progress plain --secret id=s,src={secret} {more} {context}"))
+    };
+    build("--tag built");
+    let run = |words: &str| node.ok(&format!("run --rm --network none built {words}"));
+    assert_eq!(run(""), "built");
+    assert_eq!(run("cat /count /copied /length /soft"), "1\ndata\n6\nbuilt");
+    assert_eq!(run("busybox stat -c %u:%g /f"), "1:2");
+    assert_eq!(run("ls / -d /made /b/c").lines().count(), 3);
+    assert!(build("--tag again").matches("CACHED").count() >= 8, "nothing has to be made twice");
+    let files = node.dir.path().join("files");
+    build(&format!("--output type=local,dest={}", files.display()));
+    assert_eq!(std::fs::read_to_string(files.join("copied")).unwrap(), "data\n");
+    let archive = node.dir.path().join("archive.tar");
+    build(&format!("--output type=docker,dest={}", archive.display()));
+    node.ok(&format!("load --input {}", archive.display()));
+    node.ok("buildx prune --all --force");
+    node.ok("image rm --force built again");
+    node.ok("system prune --all --force");
+    assert!(!node.tared_log().contains("ERROR"), "{}", node.tared_log());
+}
+
 /// Each step is a container, and a layer.
 fn a_build(node: &Node) {
     let context = node.dir.path().join("context");

@@ -236,7 +236,8 @@ fn assemble(config: &Config, metrics: &Metrics) -> Result<Services> {
         sandboxes,
         sandbox_records: Records::new(store.clone()),
         streams: Streams::default(),
-        transfers: Transfers::new(store.clone(), content.clone(), snapshots.clone()),
+        transfers: Transfers::new(store.clone(), content.clone(), snapshots.clone())
+            .verified_by(config.plugins.verifiers()),
         proxies: Arc::new(config.proxy_plugins.clone()),
         uuid: identity::of(&config.root)?,
         root: config.root.clone(),

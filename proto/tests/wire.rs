@@ -8,9 +8,14 @@ use prost::Message as _;
 use tare_integration::programs;
 
 /// What upstream defines in releases later than the packaged ones: how shims are started since containerd 2.3, and a
-/// snapshot's parent in `Commit` since 2.2.
-const LATER: &[&str] =
-    &["containerd.runtime.bootstrap.v1.", "containerd.services.snapshots.v1.CommitSnapshotRequest.5"];
+/// snapshot's parent in `Commit` and mounts that the daemon makes since 2.2.
+const LATER: &[&str] = &[
+    "containerd.runtime.bootstrap.v1.",
+    "containerd.services.mounts.v1.",
+    "containerd.services.snapshots.v1.CommitSnapshotRequest.5",
+    "containerd.types.ActivationInfo",
+    "containerd.types.ActiveMount",
+];
 
 /// ttrpc's own text writes google.rpc.Status down again, in no package.
 const OTHER_NAME: (&str, &str) = (" .Status ", " .google.rpc.Status ");

@@ -48,6 +48,8 @@ const TREES: &[Tree] = &[
         suite: "trixie",
         packages: &["catatonit", "conmon", "docker-cli", "docker.io", "netavark", "podman", "runc", "uidmap"],
     },
+    // What docker's client builds with.
+    Tree { name: "builders", suite: "trixie", packages: &["docker-buildx"] },
     Tree { name: "network", suite: "sid", packages: &["containernetworking-plugins", "nftables"] },
     Tree { name: "kubernetes", suite: "sid", packages: &["kubectl"] },
     Tree { name: "criu", suite: "sid", packages: &["criu"] },

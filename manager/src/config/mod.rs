@@ -30,6 +30,10 @@
 //! [plugins."io.containerd.gc.v1.scheduler"]
 //! startup_delay = "100ms"
 //! schedule_delay = "0s"
+//! [plugins."io.containerd.image-verifier.v1.bindir"]
+//! bin_dir = "/opt/containerd/image-verifier/bin"    # programs that may forbid a pull
+//! max_verifiers = 10
+//! per_verifier_timeout = "10s"
 //! [plugins."io.containerd.metadata.v1.bolt"]
 //! content_sharing_policy = "shared"   # or isolated: who knows another namespace's digest gets nothing for it
 //! [plugins."io.containerd.monitor.container.v1.restart"]

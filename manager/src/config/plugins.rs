@@ -1,16 +1,20 @@
 //! What containerd's configuration keeps below `plugins`, by the plugin's name.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::collector::Schedule;
+use crate::transfer::Verifiers;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Plugins {
     #[serde(rename = "io.containerd.gc.v1.scheduler")]
     pub scheduler: Scheduler,
+    #[serde(rename = "io.containerd.image-verifier.v1.bindir")]
+    pub verifier: Verifier,
     #[serde(rename = "io.containerd.metadata.v1.bolt")]
     pub metadata: Metadata,
     #[serde(rename = "io.containerd.monitor.container.v1.restart")]
@@ -29,6 +33,22 @@ pub struct Scheduler {
 #[serde(default)]
 pub struct Metadata {
     pub content_sharing_policy: Sharing,
+}
+
+/// Programs that are asked whether an image may be pulled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Verifier {
+    pub bin_dir: PathBuf,
+    pub max_verifiers: i64,
+    pub per_verifier_timeout: Span,
+}
+
+impl Default for Verifier {
+    fn default() -> Verifier {
+        let per_verifier_timeout = Span(Duration::from_secs(10));
+        Verifier { bin_dir: "/opt/containerd/image-verifier/bin".into(), max_verifiers: 10, per_verifier_timeout }
+    }
 }
 
 /// Whether a namespace gets a blob that another has for knowing its digest.
@@ -69,6 +89,11 @@ impl Default for Restart {
 }
 
 impl Plugins {
+    pub fn verifiers(&self) -> Verifiers {
+        let Verifier { bin_dir, max_verifiers, per_verifier_timeout } = self.verifier.clone();
+        Verifiers { folder: bin_dir, most: max_verifiers, patience: per_verifier_timeout.0 }
+    }
+
     pub fn schedule(&self) -> Schedule {
         Schedule { startup_delay: self.scheduler.startup_delay.0, delay: self.scheduler.schedule_delay.0 }
     }

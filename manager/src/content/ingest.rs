@@ -363,7 +363,8 @@ mod tests {
         let begin = |reference: &str| {
             let mut writer = content.writer(&ns, reference, 0, None).unwrap();
             writer.write(b"x").unwrap();
-            writer.file.set_modified(SystemTime::now() - INGEST_LIFE - Duration::from_secs(1)).unwrap();
+            writer.updated = SystemTime::now() - INGEST_LIFE - Duration::from_secs(1);
+            writer.file.set_modified(writer.updated).unwrap();
             writer
         };
         for left in ["left", "leased"] {

@@ -26,7 +26,7 @@ use tare_proto::containerd::services::leases::v1::{Lease, Resource};
 use crate::content::Content;
 use crate::error::Result;
 use crate::names::{Digest, Namespace};
-use crate::snapshot::{self, Snapshots};
+use crate::snapshot::{self, Row, Snapshots};
 use crate::store::{Journal, Rows, Store, View, kind};
 pub use expiry::after as expires_after;
 use expiry::expired;

@@ -235,7 +235,7 @@ fn what_is_named_after_it_was_marked_stays_with_all_that_it_reaches() {
     stage.image("late", &manifest, &[]);
     stage.snapshots.prepare(&stage.ns, OVERLAY, "rw", "top", &Labels::new(), false).unwrap();
     let removed = remove(&stage.store, &stage.ns, marked, &journal).unwrap();
-    assert_eq!(removed, [(Node::Content(loose.to_string()), 0)]);
+    assert_eq!(removed, [(Node::Content(loose.to_string()), Row::default())]);
     assert_eq!(stage.snapshots_of(OVERLAY), ["base", "rw", "top"]);
 }
 

@@ -9,6 +9,7 @@ mod health;
 mod images;
 mod introspection;
 mod leases;
+mod mounts;
 mod namespaces;
 mod networks;
 mod sandbox;
@@ -107,6 +108,7 @@ impl Services {
             images::images_server::ImagesServer,
             introspection::introspection_server::IntrospectionServer,
             leases::leases_server::LeasesServer,
+            mounts::mounts_server::MountsServer,
             namespaces::namespaces_server::NamespacesServer,
             sandbox::controller_server::ControllerServer,
             sandbox::store_server::StoreServer,

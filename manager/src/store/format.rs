@@ -121,7 +121,7 @@ mod tests {
         let layer = |name: &str, parent: &str, number| {
             let info =
                 Info { name: name.into(), parent: parent.into(), kind: Kind::Committed.into(), ..Info::default() };
-            Row { info: Some(info), number, size: 0, inodes: 0 }
+            Row { info: Some(info), number, ..Row::default() }
         };
         let first = Store::open(&path).unwrap();
         first
@@ -149,7 +149,7 @@ mod tests {
             let snapshots = Snapshots::open(dir.path(), store.clone()).unwrap();
             assert_eq!(snapshots.list(&ns, OVERLAY).unwrap().len(), 2, "{opened}");
             let refused = snapshots.remove(&ns, OVERLAY, "base").unwrap_err();
-            assert_eq!(refused, Error::FailedPrecondition("cannot remove snapshot base with child".into()));
+            assert_eq!(refused, Error::FailedPrecondition("cannot remove snapshot with child".into()));
         }
         let store = Store::open(&path).unwrap();
         let snapshots = Snapshots::open(dir.path(), store).unwrap();

@@ -17,6 +17,7 @@ mod progress;
 mod pull;
 mod push;
 mod unpack;
+mod verify;
 mod written;
 
 use tokio::sync::watch;
@@ -30,6 +31,7 @@ pub use progress::{Progress, State};
 pub use pull::Request;
 pub use push::Push;
 pub use unpack::Unpack;
+pub use verify::Verifiers;
 
 use crate::content::Content;
 use crate::error::{Error, Result};
@@ -42,6 +44,8 @@ pub struct Transfers {
     pub(crate) store: Store,
     pub(crate) content: Content,
     pub(crate) snapshots: Snapshots,
+    /// Who is asked before a pull.
+    verifiers: Option<Verifiers>,
     /// Told when the daemon ends: nobody waits for a network then.
     ending: watch::Sender<bool>,
     /// Told when whoever asked for this transfer has gone.
@@ -60,7 +64,13 @@ impl Drop for Wanted {
 impl Transfers {
     pub fn new(store: Store, content: Content, snapshots: Snapshots) -> Transfers {
         let (ending, unwanted) = (watch::Sender::new(false), watch::Sender::new(false));
-        Transfers { store, content, snapshots, ending, unwanted }
+        Transfers { store, content, snapshots, verifiers: None, ending, unwanted }
+    }
+
+    /// The same, with programs that are asked before a pull.
+    #[must_use]
+    pub fn verified_by(self, verifiers: Verifiers) -> Transfers {
+        Transfers { verifiers: Some(verifiers), ..self }
     }
 
     /// Whatever waits for a network gives up, now and from now on.

@@ -76,7 +76,6 @@ impl Transfers {
         progress.say(format!("Resolving from OCI Registry ({})", request.reference));
         let top = pull.registry.manifest(reference.object(), reference.digest.as_ref());
         let top = self.unless_ended(top).await?;
-        progress.say(format!("Pulling from OCI Registry ({})", request.reference));
         let target = Descriptor {
             media_type: media_type(&top)?,
             digest: top.digest.to_string(),
@@ -85,6 +84,10 @@ impl Transfers {
             platform: None,
             urls: Vec::new(),
         };
+        if let Some(verifiers) = &self.verifiers {
+            self.unless_ended(verifiers.check(&request.reference, &target)).await?;
+        }
+        progress.say(format!("Pulling from OCI Registry ({})", request.reference));
         pull.tell("fetching image content", &pull.name, None, 0, Some(&target));
         let unpacked = pull.document(&target, top, None, DEEPEST).await?;
         if !request.unpacks.is_empty() && unpacked == 0 {

@@ -2,6 +2,7 @@
 
 mod operator;
 mod place;
+mod proxy;
 mod robust;
 mod tared;
 
