@@ -75,12 +75,16 @@ async fn a_service_manager_gives_the_socket_and_is_told_when_all_is_ready() {
 fn a_configuration_of_containerds_is_shown_in_the_present_form() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("containerd.toml");
-    std::fs::write(&file, "version = 2\nroot = '/r'\noom_score = -999\n[grpc]\naddress = '/s'\n").unwrap();
+    std::fs::write(
+        &file,
+        "version = 2\nroot = '/r'\noom_score = -999\nrequired_plugins = ['x']\n[grpc]\naddress = '/s'\n",
+    )
+    .unwrap();
     let out = Command::new(env!("CARGO_BIN_EXE_tared")).args(["config", "migrate", "--config"]).arg(&file).output();
     let out = out.unwrap();
     let (shown, said) = (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap());
-    assert_eq!(said, "tared: oom_score means nothing here\n");
-    for line in ["version = 3", "root = \"/r\"", "address = \"/s.ttrpc\""] {
+    assert_eq!(said, "tared: required_plugins means nothing here\n");
+    for line in ["version = 3", "oom_score = -999", "root = \"/r\"", "address = \"/s.ttrpc\""] {
         assert!(shown.lines().any(|found| found == line), "{line}\n{shown}");
     }
 }

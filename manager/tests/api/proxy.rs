@@ -11,19 +11,20 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::{Channel, Server};
 use tonic::{Code, Request, Response, Status};
 
-use super::tared::{Tared, within};
+use super::tared::{Tared, under_lease, within};
 
 type Client = pb::snapshots_client::SnapshotsClient<Channel>;
 type Labels = HashMap<String, String>;
 
 const REFERENCE: &str = "containerd.io/snapshot.ref";
+const LEASE: &str = "between";
 
-/// Hands everything on to the other daemon's snapshotter `native`, where nothing else needs it.
+/// Hands everything on to the other daemon's snapshotter `native`.
 struct Between(Client);
 
-fn rooted(mut labels: Labels) -> Labels {
-    labels.insert("containerd.io/gc.root".into(), "1".into());
-    labels
+/// Held by a lease there.
+fn far<T>(message: T) -> Request<T> {
+    under_lease(LEASE, within("far", message))
 }
 
 fn native() -> String {
@@ -45,12 +46,12 @@ impl pb::snapshots_server::Snapshots for Between {
         let known = asked.labels.get(REFERENCE).is_some_and(|reference| reference == "known");
         let prepare = pb::PrepareSnapshotRequest {
             snapshotter: native(),
-            labels: rooted(if known { Labels::new() } else { asked.labels.clone() }),
+            labels: if known { Labels::new() } else { asked.labels.clone() },
             ..asked.clone()
         };
-        let prepared = client.prepare(within("far", prepare)).await?;
+        let prepared = client.prepare(far(prepare)).await?;
         if known {
-            let (labels, snapshotter) = (rooted(asked.labels), native());
+            let (labels, snapshotter) = (asked.labels, native());
             let commit = pb::CommitSnapshotRequest {
                 snapshotter,
                 name: "fetched".into(),
@@ -58,7 +59,7 @@ impl pb::snapshots_server::Snapshots for Between {
                 labels,
                 ..Default::default()
             };
-            client.commit(within("far", commit)).await?;
+            client.commit(far(commit)).await?;
             return Err(Status::already_exists("known: already exists"));
         }
         Ok(prepared)
@@ -68,25 +69,23 @@ impl pb::snapshots_server::Snapshots for Between {
         &self,
         request: Request<pb::ViewSnapshotRequest>,
     ) -> Result<Response<pb::ViewSnapshotResponse>, Status> {
-        let asked = request.into_inner();
-        let view = pb::ViewSnapshotRequest { snapshotter: native(), labels: rooted(asked.labels.clone()), ..asked };
-        self.0.clone().view(within("far", view)).await
+        let view = pb::ViewSnapshotRequest { snapshotter: native(), ..request.into_inner() };
+        self.0.clone().view(far(view)).await
     }
 
     async fn mounts(&self, request: Request<pb::MountsRequest>) -> Result<Response<pb::MountsResponse>, Status> {
         let mounts = pb::MountsRequest { snapshotter: native(), ..request.into_inner() };
-        self.0.clone().mounts(within("far", mounts)).await
+        self.0.clone().mounts(far(mounts)).await
     }
 
     async fn commit(&self, request: Request<pb::CommitSnapshotRequest>) -> Result<Response<()>, Status> {
-        let asked = request.into_inner();
-        let commit = pb::CommitSnapshotRequest { snapshotter: native(), labels: rooted(asked.labels.clone()), ..asked };
-        self.0.clone().commit(within("far", commit)).await
+        let commit = pb::CommitSnapshotRequest { snapshotter: native(), ..request.into_inner() };
+        self.0.clone().commit(far(commit)).await
     }
 
     async fn remove(&self, request: Request<pb::RemoveSnapshotRequest>) -> Result<Response<()>, Status> {
         let remove = pb::RemoveSnapshotRequest { snapshotter: native(), ..request.into_inner() };
-        self.0.clone().remove(within("far", remove)).await
+        self.0.clone().remove(far(remove)).await
     }
 
     async fn stat(
@@ -94,27 +93,25 @@ impl pb::snapshots_server::Snapshots for Between {
         request: Request<pb::StatSnapshotRequest>,
     ) -> Result<Response<pb::StatSnapshotResponse>, Status> {
         let stat = pb::StatSnapshotRequest { snapshotter: native(), ..request.into_inner() };
-        self.0.clone().stat(within("far", stat)).await
+        self.0.clone().stat(far(stat)).await
     }
 
     async fn update(
         &self,
         request: Request<pb::UpdateSnapshotRequest>,
     ) -> Result<Response<pb::UpdateSnapshotResponse>, Status> {
-        let mut update = pb::UpdateSnapshotRequest { snapshotter: native(), ..request.into_inner() };
-        let info = update.info.get_or_insert_default();
-        info.labels = rooted(std::mem::take(&mut info.labels));
-        self.0.clone().update(within("far", update)).await
+        let update = pb::UpdateSnapshotRequest { snapshotter: native(), ..request.into_inner() };
+        self.0.clone().update(far(update)).await
     }
 
     async fn list(&self, request: Request<pb::ListSnapshotsRequest>) -> Result<Response<Self::ListStream>, Status> {
         let list = pb::ListSnapshotsRequest { snapshotter: native(), ..request.into_inner() };
-        self.0.clone().list(within("far", list)).await
+        self.0.clone().list(far(list)).await
     }
 
     async fn usage(&self, request: Request<pb::UsageRequest>) -> Result<Response<pb::UsageResponse>, Status> {
         let usage = pb::UsageRequest { snapshotter: native(), ..request.into_inner() };
-        self.0.clone().usage(within("far", usage)).await
+        self.0.clone().usage(far(usage)).await
     }
 
     async fn cleanup(&self, _: Request<pb::CleanupRequest>) -> Result<Response<()>, Status> {
@@ -131,12 +128,17 @@ struct Stage {
 impl Stage {
     async fn start() -> Stage {
         let far = Tared::start().await;
+        let mut leases = leases::leases_client::LeasesClient::new(far.channel().await);
+        let lease = leases::CreateRequest { id: LEASE.into(), labels: Labels::new() };
+        leases.create(within("far", lease)).await.unwrap();
         let socket = far.dir.path().join("between.sock");
         let between = pb::snapshots_server::SnapshotsServer::new(Between(Client::new(far.channel().await)));
         let incoming = UnixListenerStream::new(UnixListener::bind(&socket).unwrap());
         tokio::spawn(Server::builder().add_service(between).serve_with_incoming(incoming));
+        // Nothing is collected but when a client waits for it.
         let config = format!(
-            "[proxy_plugins.far]\ntype = 'snapshot'\naddress = '{}'\ncapabilities = ['remote']\n\
+            "[plugins.'io.containerd.gc.v1.scheduler']\nstartup_delay = '1h'\n\
+             [proxy_plugins.far]\ntype = 'snapshot'\naddress = '{}'\ncapabilities = ['remote']\n\
              [proxy_plugins.far.exports]\nroot = '/far'\n",
             socket.display()
         );
