@@ -28,9 +28,12 @@ pub fn request<M>(namespace: &Namespace, message: M) -> Result<Request<M>> {
     Ok(request)
 }
 
+/// A code, the words that an error of ours adds again when it is told, and that error.
+type Class = (Code, &'static str, fn(String) -> Error);
+
 /// Another program's refusal: its class, and its words once.
 pub fn refused(status: Status) -> Error {
-    const CLASSES: &[(Code, &str, fn(String) -> Error)] = &[
+    const CLASSES: &[Class] = &[
         (Code::NotFound, ": not found", Error::NotFound),
         (Code::AlreadyExists, ": already exists", Error::AlreadyExists),
         (Code::InvalidArgument, ": invalid argument", Error::InvalidArgument),

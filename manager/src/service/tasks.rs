@@ -195,7 +195,7 @@ fn process(task: &Task, state: shim::StateResponse) -> Process {
         stderr: state.stderr,
         terminal: state.terminal,
         exit_status: state.exit_status,
-        exited_at: state.exited_at.filter(|at| at.seconds != 0), // one that runs has none: Go's clients make zero of it
+        exited_at: state.exited_at,
     }
 }
 
