@@ -125,7 +125,7 @@ mod tests {
             .unwrap();
         assert_eq!(namespaces.get(&name).unwrap().name, "n");
         let Err(Error::FailedPrecondition(said)) = namespaces.delete(&name) else { panic!() };
-        assert_eq!(said, "namespace \"n\" must be empty, it still has images");
+        assert_eq!(said, "namespace \"n\" must be empty, but it still has images");
         store.change(|rows| rows.remove(kind::IMAGE, "n", "i")).unwrap();
         namespaces.delete(&name).unwrap();
         assert!(namespaces.list().unwrap().is_empty());
