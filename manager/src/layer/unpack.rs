@@ -6,6 +6,7 @@ use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::archive::Archive;
 use super::entry::{Entry, Kind, cleaned, refused};
@@ -57,7 +58,7 @@ pub struct Unpacker {
     /// Folders change when something is made in them, so their times come last.
     times: Vec<(PathBuf, Timestamps)>,
     /// The folder of the entry before, which mostly is that of the next too.
-    parent: Option<(PathBuf, OwnedFd)>,
+    parent: Option<(PathBuf, Rc<OwnedFd>)>,
     /// Parents first.
     implied: BTreeSet<PathBuf>,
     /// What this layer made, where an opaque folder has to tell it from what was there.
@@ -116,21 +117,23 @@ impl Unpacker {
         if matches!(entry.kind, Kind::Link | Kind::Symlink) && entry.link.as_os_str().is_empty() {
             return refused(&path, "a link without a target");
         }
-        make_room(&parent, &name).doing(doing)?;
+        if entry.kind != Kind::File {
+            make_room(&parent, &name).doing(doing)?;
+        }
         match entry.kind {
             Kind::File | Kind::Folder => return self.file(entry, content, &parent, &name, &path),
             Kind::Link => {
                 let target = cleaned(&entry.link)?;
                 let Some(target_name) = target.file_name() else { return refused(&path, "a hard link to the root") };
                 let folder = open_folder(&self.root, target.parent().unwrap_or(Path::new(""))).doing(doing)?;
-                return linkat(&folder, target_name, &parent, &name, AtFlags::empty()).doing(doing); // it looks as its target
+                return linkat(&folder, target_name, &*parent, &name, AtFlags::empty()).doing(doing); // it looks as its target
             }
-            Kind::Symlink => symlinkat(entry.link.as_os_str(), &parent, &name).doing(doing)?,
+            Kind::Symlink => symlinkat(entry.link.as_os_str(), &*parent, &name).doing(doing)?,
             Kind::Char | Kind::Block | Kind::Fifo => special(entry, &parent, &name, &path)?,
         }
         let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-        chownat(&parent, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).doing(doing)?;
-        utimensat(&parent, &name, &entry.times(), AtFlags::SYMLINK_NOFOLLOW).doing(doing)
+        chownat(&*parent, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).doing(doing)?;
+        utimensat(&*parent, &name, &entry.times(), AtFlags::SYMLINK_NOFOLLOW).doing(doing)
     }
 
     /// Sets the times of folders, now that nothing more is made in them; gives the folders that no entry brought along.
@@ -172,18 +175,19 @@ impl Unpacker {
     }
 
     /// A handle to the folder that entries of `path` go into; what is missing is made as the layers below have it.
-    fn parent(&mut self, path: &Path) -> Result<OwnedFd> {
+    fn parent(&mut self, path: &Path) -> Result<Rc<OwnedFd>> {
         let doing = || format!("unpacking into {}", path.display());
         if let Some((known, handle)) = &self.parent
             && known == path
         {
-            return handle.try_clone().doing(doing);
+            return Ok(handle.clone());
         }
         let handle = match open_folder(&self.root, path) {
             Err(Errno::NOENT) => self.make_parents(path)?,
             handle => handle.doing(doing)?,
         };
-        self.parent = Some((path.to_owned(), handle.try_clone().doing(doing)?));
+        let handle = Rc::new(handle);
+        self.parent = Some((path.to_owned(), handle.clone()));
         Ok(handle)
     }
 
@@ -242,9 +246,16 @@ impl Unpacker {
         };
         self.room = room;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = std::fs::File::from(openat(parent, name, flags, Mode::from_raw_mode(0o600)).doing(doing)?);
+        let mode = Mode::from_raw_mode(0o600);
+        let opened = match openat(parent, name, flags, mode) {
+            Err(Errno::EXIST) => make_room(parent, name).and_then(|()| openat(parent, name, flags, mode)),
+            opened => opened, // mostly there is nothing in its place
+        };
+        let mut file = std::fs::File::from(opened.doing(doing)?);
         for (offset, length) in entry.parts.as_deref().unwrap_or(&[(0, entry.size)]) {
-            file.seek(SeekFrom::Start(*offset)).doing(doing)?;
+            if entry.parts.is_some() {
+                file.seek(SeekFrom::Start(*offset)).doing(doing)?;
+            }
             let mut left = *length;
             while left > 0 {
                 let piece = self.piece.len().min(usize::try_from(left).unwrap_or(PIECE));
