@@ -24,6 +24,7 @@ pub mod identity;
 pub mod images;
 pub mod layer;
 pub mod leases;
+pub mod memory;
 pub mod metrics;
 pub mod names;
 pub mod namespaces;

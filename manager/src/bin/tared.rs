@@ -9,6 +9,7 @@ use tare_manager::config::{Config, Format, Level, Loaded, Overrides};
 use tare_manager::daemon;
 use tare_manager::debug::SetLevel;
 use tare_manager::error::{Error, Result};
+use tare_manager::memory;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -105,6 +106,7 @@ fn run(args: Args) -> Result<()> {
             for key in unknown {
                 tracing::warn!("the configuration's {key} means nothing here");
             }
+            memory::settle();
             daemon::run(&config, set_level)?;
         }
     }

@@ -28,6 +28,8 @@ use crate::error::{Error, Result};
 /// What a registry may send as a manifest, a token or an error at most.
 pub const LONGEST_DOCUMENT: usize = 4 << 20;
 const REDIRECTS: usize = 5;
+/// What is read of a connection at once: an answer's pieces are waiting in memory until the disk has them.
+const READ_AT_ONCE: usize = 128 << 10;
 /// A first answer, a token, and once more if the token has expired meanwhile.
 const ATTEMPTS_TO_AUTHORIZE: usize = 2;
 
@@ -107,7 +109,7 @@ impl Server {
             value.set_sensitive(true);
             headers.append(name, value);
         }
-        let client = Client::builder(TokioExecutor::new()).build(connector(&host)?);
+        let client = Client::builder(TokioExecutor::new()).http1_max_buf_size(READ_AT_ONCE).build(connector(&host)?);
         Ok(Server { client, host, mirror_of, credentials, headers, patience, authorizations: Mutex::default() })
     }
 

@@ -27,8 +27,8 @@ const ATTEMPTS: u32 = 5;
 const MUCH: u64 = 64 << 10;
 /// Before the second attempt; twice as long before each further one.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Pieces of a blob between the network and the disk.
-const PIPE: usize = 32;
+/// Pieces of a blob between the network and the disk, each of 128 KiB at most.
+const PIPE: usize = 8;
 
 pub struct Job {
     pub transfers: Transfers,
