@@ -1,4 +1,4 @@
-//! The stores are killed at any moment, and opened again.
+//! The stores are killed at any moment, and opened again: a few times, or as often as `TARE_CRASH_ROUNDS` says.
 
 use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -106,7 +106,8 @@ fn killed_at_any_moment_the_stores_hold_the_old_or_the_new_and_go_on() {
     if let Some(dir) = std::env::var_os(PLACE) {
         work(Path::new(&dir));
     }
-    for rounds in 0..8 {
+    let kills = std::env::var("TARE_CRASH_ROUNDS").map_or(8, |rounds| rounds.parse().unwrap());
+    for rounds in (0..8).cycle().take(kills) {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "killed_at_any_moment_the_stores_hold_the_old_or_the_new_and_go_on", "--nocapture"])

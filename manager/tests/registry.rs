@@ -361,13 +361,13 @@ async fn a_connection_that_breaks_goes_on_at_its_byte_and_gives_up_in_the_end() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_falls_silent_is_left_and_gone_on_with_at_its_byte() {
     let mut node = Node::start();
-    node.options.patience = Duration::from_millis(100);
+    node.options.patience = Duration::from_secs(1);
     let layer = node.registry.good_image();
     node.registry.answer(&format!("blobs/{layer}"), Answer { stall: Some(90_000), ..Answer::ok(self::layer()) });
     node.pull().await.unwrap(); // 90 000 bytes, and then the rest
 
     let mut node = Node::start();
-    node.options.patience = Duration::from_millis(50);
+    node.options.patience = Duration::from_millis(300);
     let layer = node.registry.good_image();
     node.registry.answer(&format!("blobs/{layer}"), Answer { stall: Some(10), ..Answer::ok(self::layer()) });
     node.refuses("nothing came for").await;
