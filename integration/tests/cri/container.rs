@@ -77,7 +77,7 @@ async fn until(file: &std::path::Path, so: impl Fn(&str) -> bool) -> String {
 
 #[tokio::test]
 async fn an_exec_that_takes_too_long_is_killed_and_one_that_says_too_much_is_cut() {
-    let mut node = Node::start().await;
+    let mut node = Node::with("[cri]\ndrain_exec_sync_io_seconds = 1\n").await;
     let config = node.pod("web");
     let pod = node.run(config).await;
     let config = node.container("main", "while :; do sleep 0.05; done");
@@ -88,6 +88,8 @@ async fn an_exec_that_takes_too_long_is_killed_and_one_that_says_too_much_is_cut
     let much = node.exec(&id, "yes | head -c 20000000; echo end >&2", 60).await.unwrap();
     assert_eq!((much.exit_code, much.stderr.as_slice()), (0, &b"end\n"[..]));
     assert_eq!(much.stdout.len() + much.stderr.len(), (16 << 20) - 4096);
+    let held = node.exec(&id, "sleep 4712 &", 60).await.unwrap_err();
+    assert!(held.message().contains("failed to drain exec process output in 1 s"), "{held}");
     let missing = pb::ExecSyncRequest { container_id: id.clone(), cmd: vec!["/none".into()], timeout: 5 };
     let missing = node.client.exec_sync(missing).await.unwrap_err();
     assert!(missing.message().contains("no such file or directory"), "{missing}");

@@ -41,7 +41,7 @@ async fn an_image_that_was_fetched_and_not_unpacked_runs_and_keeps_its_id_when_i
     let snapshots = ctr(&["snapshot", "ls"]);
     assert_eq!(snapshots.matches("Committed").count(), 2, "the other image's: {snapshots}");
     let mut client = node.share();
-    assert_eq!(by_id(&mut client, &id).await.unwrap().repo_tags, [name.clone()]);
+    assert_eq!(by_id(&mut client, &id).await.unwrap().repo_tags.as_slice(), std::slice::from_ref(&name));
     let config = client.pod("web");
     let pod = client.run(config).await;
     let config = client.container("main", "while :; do sleep 0.05; done");

@@ -13,7 +13,7 @@ use tare_proto::runtime::v1 as pb;
 use crate::node::Node;
 
 /// The test's own network namespace, in which the daemon's end of every pod's network lies.
-struct Netns(String);
+pub struct Netns(String);
 
 impl Netns {
     fn make() -> Netns {
@@ -43,7 +43,7 @@ fn network(dir: &Path, plugin: &str) -> String {
     .to_string()
 }
 
-async fn node() -> (Node, Netns) {
+pub async fn node() -> (Node, Netns) {
     let (dir, netns) = (tempfile::Builder::new().prefix("tare-cri.").tempdir().unwrap(), Netns::make());
     // Whoever is root in a pod only must reach its root file system.
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
@@ -70,7 +70,7 @@ fn reserved(node: &Node) -> usize {
         .count()
 }
 
-fn own_network(node: &Node, name: &str) -> pb::PodSandboxConfig {
+pub fn own_network(node: &Node, name: &str) -> pb::PodSandboxConfig {
     let mut config = node.pod(name);
     let linux = config.linux.as_mut().unwrap();
     linux.security_context.as_mut().unwrap().namespace_options = Some(pb::NamespaceOption::default());
@@ -101,8 +101,8 @@ async fn a_pod_has_addresses_a_name_and_name_servers_of_its_own_and_gives_them_b
     assert_eq!(node.prints(&id, "cat /etc/resolv.conf").await, names);
     let interfaces = node.prints(&id, "cat /proc/net/dev").await;
     assert!(interfaces.contains("eth0:") && interfaces.contains("lo:"), "{interfaces}");
-    let sysctls = "cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shm_rmid_forced";
-    assert_eq!(node.prints(&id, sysctls).await, "1\n1\n");
+    let sysctls = "cd /proc/sys; cat net/ipv4/ip_forward kernel/shm_rmid_forced net/ipv4/ip_unprivileged_port_start";
+    assert_eq!(node.prints(&id, sysctls).await, "1\n1\n0\n");
     assert_eq!(
         node.prints(&id, "touch /dev/shm/x; sed -n 's/.* \\/dev\\/shm //p' /proc/mounts | cut -c1-5").await,
         "tmpfs\n"

@@ -6,7 +6,7 @@ use tare_proto::runtime::v1 as pb;
 use tonic::{Request, Response, Status};
 
 use super::{Answers, Cri};
-use crate::error::{Error, Result as Outcome};
+use crate::error::Result as Outcome;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -238,9 +238,11 @@ impl pb::runtime_service_server::RuntimeService for Cri {
 
     async fn checkpoint_container(
         &self,
-        _: Request<pb::CheckpointContainerRequest>,
+        request: Request<pb::CheckpointContainerRequest>,
     ) -> Answer<pb::CheckpointContainerResponse> {
-        Err(Error::Unimplemented("checkpointing a container".into()).into())
+        let (cri, request) = (self.clone(), request.into_inner());
+        self.whole(async move { cri.checkpoint(request).await }).await?;
+        Ok(Response::new(pb::CheckpointContainerResponse {}))
     }
 
     async fn get_container_events(&self, _: Request<pb::GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {

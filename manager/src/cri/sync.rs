@@ -38,7 +38,11 @@ impl Cri {
         let drain = Duration::from_secs(self.config.drain_exec_sync_io_seconds);
         let exec = self.add(container, &request.cmd, false, paths).await?;
         let outcome = attend(&exec, stdout, stderr, request.timeout, drain).await;
-        exec.delete().await;
+        match &outcome {
+            Ok(_) => exec.delete().await,
+            // Its shim waits a while for output that somebody still holds: the client need not.
+            Err(_) => drop(tokio::spawn(async move { exec.delete().await })),
+        }
         outcome
     }
 }

@@ -10,6 +10,7 @@
 //!
 //! The row says what may exist; every step back may have been made before.
 
+mod checkpoint;
 mod create;
 mod exit;
 mod image;
