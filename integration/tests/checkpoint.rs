@@ -151,13 +151,21 @@ fn podman_restores_in_place_and_from_an_archive() {
         said.trim().to_owned()
     };
     let reads = |container: &str, file: &str| ok(&["exec", container, "cat", file]);
-    let count = |container: &str| -> u64 { reads(container, "/count").parse().unwrap() };
+    let limit = Instant::now() + Duration::from_secs(60);
+    // Between emptying its file and writing it the counter may be stopped for a moment.
+    let count = |container: &str| -> u64 {
+        loop {
+            if let Ok(count) = reads(container, "/count").parse() {
+                return count;
+            }
+            assert!(Instant::now() < limit, "{container}: its program does not run");
+        }
+    };
     let parent = format!("--cgroup-parent=/{}", podman.parent);
     let annotation = format!("--annotation=org.criu.config={}", text(&dir.path().join("criu.conf")));
     let archive = dir.path().join("one.tar");
     // A root that is written to and nothing else: what lies in the container's folder is in the archive.
     ok(&["run", "-d", "--name", "one", &parent, &annotation, "tare.test/busybox", "sh", "-c", COUNTER]);
-    let limit = Instant::now() + Duration::from_secs(30);
     while podman.command(["exec", "one", "cat", "/count"]).unwrap().output().unwrap().stdout.is_empty() {
         assert!(Instant::now() < limit, "its program does not run");
     }

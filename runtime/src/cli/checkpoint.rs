@@ -49,6 +49,11 @@ pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
     let goes_on = asked.leave_running || asked.pre_dump;
     let mut bundle = Bundle::open(&state.bundle)?;
     bundle.spec.mounts.extend(notify::mount_of(entry.path()));
+    if !goes_on && bundle.spec.root.as_ref().is_some_and(|root| root.readonly) {
+        global
+            .log
+            .warn("root.readonly: criu makes a folder in the root to change to it, so that it cannot restore this");
+    }
     criu::dump(&state, &bundle, asked)?;
     if !goes_on {
         delete::remove_dumped(global, entry, &state)?;

@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 
 use crate::bundle::{Bundle, answer, peer};
+use crate::terminal::sent_to;
 
 /// Counts the lines that it reads, in memory alone: one that goes on knows how many there were before.
 const COUNTER: &str = "n=0; while read line; do n=$((n+1)); echo $n $line; done; exit 7";
@@ -223,6 +225,56 @@ fn in_the_foreground_the_end_is_the_end_of_restore() {
     assert_eq!(line, "2 two\n");
     assert_eq!(running.wait().unwrap().code(), Some(7));
     bundle.assert_gone();
+}
+
+#[test]
+fn a_terminal_goes_to_whoever_restores() {
+    let bundle = bundle().set("/process/terminal", json!(true));
+    let talk = |master: &mut File, line: &str, expected: &str| {
+        master.write_all(format!("{line}\n").as_bytes()).unwrap();
+        let mut heard = String::new();
+        while !heard.contains(expected) {
+            let mut buffer = [0; 1000];
+            let length = std::io::Read::read(master, &mut buffer).unwrap();
+            heard += &String::from_utf8_lossy(&buffer[..length]);
+        }
+    };
+    let listener = UnixListener::bind(bundle.path("socket")).unwrap();
+    bundle.done(&["run", "--detach", "--console-socket", "socket", &bundle.id]);
+    let mut master = sent_to(&listener);
+    talk(&mut master, "one", "1 one\r\n");
+    checkpoint(&bundle, &[]);
+    drop(master);
+    let restored = restoring(&bundle, &["--detach", "--console-socket", "socket"]).stderr(Stdio::null()).status();
+    assert!(restored.unwrap().success());
+    talk(&mut sent_to(&listener), "two", "2 two\r\n");
+}
+
+/// The root was mounted once more for CRIU: what removes the container must not find the way there.
+#[test]
+fn a_restore_that_is_killed_leaves_the_root_as_it_is_and_nothing_else() {
+    let bundle = bundle();
+    let talk = Talk::new();
+    talk.done(bundle.command(&["run", "--detach", &bundle.id]));
+    checkpoint(&bundle, &[]);
+    // A hook tells when it is in the middle, and holds it there.
+    let (told, hold) = (bundle.path("told"), bundle.path("hold"));
+    for fifo in [&told, &hold] {
+        rustix::fs::mknodat(rustix::fs::CWD, fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    }
+    let script = format!("echo > {}; read line < {}", told.display(), hold.display());
+    let bundle = bundle.set("/hooks", json!({"prestart": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}));
+    let talk = Talk::new();
+    let mut restore = restoring(&bundle, &["--detach"]);
+    talk.give(&mut restore);
+    let mut running = restore.spawn().unwrap();
+    assert_eq!(std::fs::read_to_string(&told).unwrap(), "\n");
+    running.kill().unwrap();
+    running.wait().unwrap();
+    File::options().read(true).write(true).open(&hold).unwrap().write_all(b"\n").unwrap();
+    bundle.done(&["delete", "--force", &bundle.id]);
+    bundle.assert_gone();
+    assert!(bundle.path("rootfs/bin/busybox").is_file());
 }
 
 #[test]

@@ -18,17 +18,7 @@ fn a_console_socket_gets_the_master_and_the_program_has_the_terminal() {
         .script("stty size; read line; echo \"heard $line\"; ls -l /dev/console; exec sleep 1000");
     let listener = UnixListener::bind(bundle.path("socket")).unwrap();
     bundle.done(&["create", "--console-socket", "socket", &bundle.id]);
-    let (socket, _) = listener.accept().unwrap();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut data = [0; 100];
-    recvmsg(&socket, &mut [IoSliceMut::new(&mut data)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
-    let mut fds = control.drain().flat_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<_>>(),
-        _ => Vec::new(),
-    });
-    let mut master = std::fs::File::from(fds.next().unwrap());
-    assert!(fds.next().is_none(), "more than the master was sent");
+    let mut master = sent_to(&listener);
     bundle.done(&["start", &bundle.id]);
     master.write_all(b"you\n").unwrap();
     let mut heard = String::new();
@@ -38,6 +28,22 @@ fn a_console_socket_gets_the_master_and_the_program_has_the_terminal() {
         heard += &String::from_utf8_lossy(&buffer[..length]);
     }
     assert!(heard.contains("33 77\r\n") && heard.contains("heard you\r\n"), "{heard}");
+}
+
+/// The master of a terminal that a command has sent here, and nothing else.
+pub fn sent_to(listener: &UnixListener) -> std::fs::File {
+    let (socket, _) = listener.accept().unwrap();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut data = [0; 100];
+    recvmsg(&socket, &mut [IoSliceMut::new(&mut data)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+    let mut fds = control.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<_>>(),
+        _ => Vec::new(),
+    });
+    let master = std::fs::File::from(fds.next().unwrap());
+    assert!(fds.next().is_none(), "more than the master was sent");
+    master
 }
 
 #[test]
