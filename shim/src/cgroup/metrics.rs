@@ -9,7 +9,7 @@ use prost_types::Any;
 use tare_proto::any;
 use tare_proto::io::containerd::cgroups::{v1, v2};
 
-use super::{Cgroups, io, table};
+use super::{Cgroups, devices, io, table};
 
 /// The metrics of these cgroups; none if they are gone.
 pub fn of(cgroups: &Cgroups) -> Option<Any> {
@@ -23,7 +23,7 @@ pub fn of(cgroups: &Cgroups) -> Option<Any> {
 }
 
 /// A file with one number; `max` is the largest.
-fn number(folder: &Path, file: &str) -> u64 {
+pub(super) fn number(folder: &Path, file: &str) -> u64 {
     let text = fs::read_to_string(folder.join(file)).unwrap_or_default();
     match text.trim() {
         "max" => u64::MAX,
@@ -120,6 +120,8 @@ fn hierarchies(cgroups: &Cgroups) -> v1::Metrics {
             oom_kill: oom("oom_kill"),
         });
     }
+    metrics.hugetlb = cgroups.controller("hugetlb").map(devices::huge_pages).unwrap_or_default();
+    metrics.rdma = cgroups.controller("rdma").and_then(devices::rdma);
     metrics
 }
 
@@ -190,6 +192,7 @@ fn unified(folder: &Path) -> v2::Metrics {
             oom_kill: events("oom_kill"),
         }),
         io: Some(v2::IoStat { usage: io::by_device(folder), psi: io::pressure(folder, "io.pressure") }),
-        ..v2::Metrics::default() // RDMA and huge pages
+        rdma: devices::rdma_unified(folder),
+        hugetlb: devices::huge_pages_unified(folder),
     }
 }

@@ -1,6 +1,7 @@
 //! Where a container's cgroups are, what they count, and whether the kernel killed in them for memory. Read only: making
 //! and removing them is the runtime's.
 
+mod devices;
 mod io;
 pub mod metrics;
 mod oom;

@@ -216,7 +216,7 @@ impl Stdio {
         let found = rustix::fs::fstat(&output).doing(|| "looking at an output".into())?;
         if FileType::from_raw_mode(found.st_mode).is_fifo() {
             if owner.leaves_children {
-                let (relay, end) = Relay::start(output).doing(|| "relaying an output".into())?;
+                let (relay, end) = Relay::new(output).doing(|| "relaying an output".into())?;
                 self.relays.push(relay);
                 output = end;
             }
@@ -254,6 +254,17 @@ impl Stdio {
         self.terminal.as_ref()
     }
 
+    /// The process is there: what it writes goes to the client from now on.
+    pub fn begin(&self) {
+        self.relays.iter().for_each(Relay::begin);
+    }
+
+    /// There is no process: what the runtime may have written in its place goes to nobody.
+    pub async fn abandon(mut self) {
+        self.relays.clear();
+        self.finish().await;
+    }
+
     /// There will be no more input from us; the process reads the end when the client has closed its end too.
     pub fn close_input(&mut self) {
         self.input = None;
@@ -271,7 +282,7 @@ impl Stdio {
             }
         };
         let _ = reactor::timeout(DRAIN, relayed).await; // a child of the exec may hold it; it writes to nobody from here on
-        self.relays.iter().for_each(Relay::stop);
+        drop(self.relays);
         drop(self.input);
         drop(self.held);
         if let Some(log) = self.log {

@@ -1,8 +1,9 @@
 //! An exec's output, moved on from a pipe to the client's fifo by the kernel.
 //!
 //! An exec may leave children behind, which would hold the fifo for ever if they had it: the client would never read its
-//! end. With a pipe in between the end is ours to give, and is given some time after the exec was deleted. A container's
-//! first process takes the others along, so it gets the fifo itself.
+//! end. With a pipe in between the end is ours to give, and is given some time after the exec was deleted. What the runtime
+//! says there of an exec that it could not start is in the error, and does not reach the client twice. A container's first
+//! process takes the others along, so it gets the fifo itself.
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -16,37 +17,50 @@ use crate::reactor::{self, Latch};
 /// How much is moved at once: what a pipe holds.
 const CHUNK: usize = 64 << 10;
 
+/// Ends when dropped.
 pub struct Relay {
+    begun: Rc<Latch<()>>,
     /// Nobody has the pipe open any more, and all that was in it has got through.
     drained: Rc<Latch<()>>,
     stopped: Rc<Latch<()>>,
 }
 
 impl Relay {
-    /// Starts moving what comes to `fifo`; the second value is the process's end.
+    /// Is ready to move what comes to `fifo`; the second value is the process's end.
     ///
     /// # Errors
     /// There are too many descriptors.
-    pub fn start(fifo: OwnedFd) -> Result<(Relay, OwnedFd), Errno> {
+    pub fn new(fifo: OwnedFd) -> Result<(Relay, OwnedFd), Errno> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
         for fd in [&reader, &fifo] {
             fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)?;
         }
-        let relay = Relay { drained: Rc::new(Latch::new()), stopped: Rc::new(Latch::new()) };
-        let (drained, stopped) = (relay.drained.clone(), relay.stopped.clone());
+        let latch = || Rc::new(Latch::new());
+        let relay = Relay { begun: latch(), drained: latch(), stopped: latch() };
+        let (begun, drained, stopped) = (relay.begun.clone(), relay.drained.clone(), relay.stopped.clone());
         reactor::spawn(async move {
-            reactor::race(relay_all(&reader, &fifo), stopped.wait()).await;
+            let relayed = async {
+                begun.wait().await;
+                relay_all(&reader, &fifo).await
+            };
+            reactor::race(relayed, stopped.wait()).await;
             drop(fifo); // the client reads the end before anyone is told that all got through
             drained.set(());
         });
         Ok((relay, writer))
     }
 
+    pub fn begin(&self) {
+        self.begun.set(());
+    }
+
     pub async fn drained(&self) {
         self.drained.wait().await;
     }
+}
 
-    pub fn stop(&self) {
+impl Drop for Relay {
+    fn drop(&mut self) {
         self.stopped.set(());
     }
 }
@@ -77,14 +91,15 @@ mod tests {
     fn a_client_reads_the_end_although_a_child_of_the_exec_holds_its_output() {
         let (client, fifo) = fifo();
         reactor::run(async move {
-            let (relay, child) = Relay::start(fifo).unwrap();
+            let (relay, child) = Relay::new(fifo).unwrap();
+            relay.begin();
             rustix::io::write(&child, b"last words").unwrap();
             let mut buffer = [0; 64];
             reactor::readable(&client).await.unwrap();
             assert_eq!(rustix::io::read(&client, &mut buffer).unwrap(), 10);
             assert_eq!(rustix::io::read(&client, &mut buffer), Err(Errno::AGAIN), "the end is not there yet");
-            relay.stop();
-            relay.drained().await;
+            drop(relay);
+            reactor::readable(&client).await.unwrap();
             assert_eq!(rustix::io::read(&client, &mut buffer), Ok(0));
             drop(child);
         })
@@ -92,11 +107,32 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_before_it_began_is_moved_and_of_what_never_began_nothing_is() {
+        for begins in [true, false] {
+            let (client, fifo) = fifo();
+            let read = reactor::run(async move {
+                let (relay, exec) = Relay::new(fifo).unwrap();
+                rustix::io::write(&exec, b"early").unwrap();
+                drop(exec);
+                if begins {
+                    relay.begin();
+                    relay.drained().await;
+                }
+                drop(relay);
+                reactor::readable(&client).await.unwrap();
+                rustix::io::read(&client, &mut [0; 64])
+            });
+            assert_eq!(read.unwrap(), Ok(if begins { 5 } else { 0 }));
+        }
+    }
+
+    #[test]
     fn a_client_that_does_not_read_stalls_the_exec_and_loses_nothing() {
         const SIZE: usize = 1 << 20;
         let (client, fifo) = fifo();
         let read = reactor::run(async move {
-            let (relay, exec) = Relay::start(fifo).unwrap();
+            let (relay, exec) = Relay::new(fifo).unwrap();
+            relay.begin();
             fcntl_setfl(&exec, OFlags::NONBLOCK).unwrap();
             let writing = Rc::new(Latch::new());
             let stalled = writing.clone();

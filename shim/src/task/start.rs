@@ -65,9 +65,10 @@ impl Supervisor {
         let _hold = self.children.hold();
         let run = container.runtime.run(&self.children, &words, streams).await;
         if let Err(error) = run {
-            stdio.finish().await;
+            stdio.abandon().await;
             return Err(failed(format!("OCI runtime exec failed: {error}")));
         }
+        stdio.begin();
         let child = Rc::new(runtime::read_pid_file(&self.children, &pid_file.0)?);
         process.set_child(child.clone());
         if let Some(console) = console {
