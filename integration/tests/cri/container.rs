@@ -39,7 +39,7 @@ async fn a_container_runs_is_looked_into_stopped_and_removed_and_leaves_nothing(
 
 #[tokio::test]
 async fn what_a_container_says_is_in_its_log_and_a_new_one_is_begun_when_asked() {
-    let mut node = Node::start().await;
+    let mut node = Node::with("[cri]\ndrain_exec_sync_io_seconds = 1\n").await;
     let config = node.pod("web");
     let pod = node.run(config).await;
     let mut config = node.container("main", "echo out; echo err >&2; while :; do sleep 0.02; echo again; done");
@@ -57,6 +57,8 @@ async fn what_a_container_says_is_in_its_log_and_a_new_one_is_begun_when_asked()
     let old = std::fs::read(&renamed).unwrap();
     until(&log, |text| text.contains("again")).await;
     assert_eq!(std::fs::read(&renamed).unwrap(), old);
+    let held = node.exec(&id, "sleep 4712 &", 60).await.unwrap_err();
+    assert!(held.message().contains("failed to drain exec process output in 1 s"), "{held}");
     node.stop_container(&id, 0).await;
     let stopped = node.client.reopen_container_log(pb::ReopenContainerLogRequest { container_id: id }).await;
     assert_eq!(stopped.unwrap_err().code(), Code::FailedPrecondition);
@@ -77,7 +79,7 @@ async fn until(file: &std::path::Path, so: impl Fn(&str) -> bool) -> String {
 
 #[tokio::test]
 async fn an_exec_that_takes_too_long_is_killed_and_one_that_says_too_much_is_cut() {
-    let mut node = Node::with("[cri]\ndrain_exec_sync_io_seconds = 1\n").await;
+    let mut node = Node::start().await;
     let config = node.pod("web");
     let pod = node.run(config).await;
     let config = node.container("main", "while :; do sleep 0.05; done");
@@ -88,8 +90,6 @@ async fn an_exec_that_takes_too_long_is_killed_and_one_that_says_too_much_is_cut
     let much = node.exec(&id, "yes | head -c 20000000; echo end >&2", 60).await.unwrap();
     assert_eq!((much.exit_code, much.stderr.as_slice()), (0, &b"end\n"[..]));
     assert_eq!(much.stdout.len() + much.stderr.len(), (16 << 20) - 4096);
-    let held = node.exec(&id, "sleep 4712 &", 60).await.unwrap_err();
-    assert!(held.message().contains("failed to drain exec process output in 1 s"), "{held}");
     let missing = pb::ExecSyncRequest { container_id: id.clone(), cmd: vec!["/none".into()], timeout: 5 };
     let missing = node.client.exec_sync(missing).await.unwrap_err();
     assert!(missing.message().contains("no such file or directory"), "{missing}");
