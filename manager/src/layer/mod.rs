@@ -15,10 +15,11 @@
 
 pub(crate) mod archive;
 mod compare;
+pub(crate) mod copy;
 mod diff;
 pub(crate) mod entry;
 mod header;
-mod inherit;
+mod lower;
 mod meter;
 mod target;
 mod unpack;
@@ -29,7 +30,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 pub use diff::{Made, Packing, diff};
-pub use inherit::inherit;
+pub use lower::settle;
 pub use target::Target;
 pub use view::Source;
 
@@ -53,6 +54,8 @@ pub struct Applied {
     pub size: u64,
     /// Folders that the archive puts something into and does not bring along: they look as in the layers below.
     pub implied: Vec<PathBuf>,
+    /// Names of files that only the layers below have: the name, and what it links to.
+    pub links: Vec<(PathBuf, PathBuf)>,
 }
 
 /// How removals are written.
@@ -76,12 +79,12 @@ pub fn apply(stream: impl Read, folder: &Path, removals: Removals) -> Result<App
     while let Some(entry) = archive.next()? {
         unpacker.entry(&entry, &mut archive)?;
     }
-    let implied = unpacker.finish()?;
+    let (implied, links) = unpacker.finish()?;
     let mut meter = archive.into_inner();
     let doing = || "reading the archive".to_owned();
     io::copy(&mut meter, &mut io::sink()).doing(doing)?; // what follows the archive is part of the digest
     let (diff_id, size) = meter.end();
-    Ok(Applied { diff_id, size, implied })
+    Ok(Applied { diff_id, size, implied, links })
 }
 
 /// The archive itself, whichever way it is packed: told by its first bytes. Members and frames that follow are part of it.

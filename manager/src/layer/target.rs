@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use tare_proto::containerd::types::Mount;
 
 use super::view::Source;
-use super::{Applied, Removals, apply, inherit};
+use super::{Applied, Removals, apply, settle};
 use crate::error::{Error, Result};
 
 /// Where a layer goes. Nothing is mounted for it: what is written to the upper folder of an overlay is what one would
@@ -44,7 +44,7 @@ impl Target {
     /// [`apply`]'s.
     pub fn unpack(&self, stream: impl Read) -> Result<Applied> {
         let applied = apply(stream, &self.folder, self.removals)?;
-        inherit(&self.folder, &applied.implied, &self.lower)?;
+        settle(&self.folder, &applied, &self.lower)?;
         Ok(applied)
     }
 }

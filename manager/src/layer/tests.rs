@@ -258,7 +258,7 @@ fn an_implied_folder_looks_as_below_and_no_link_there_is_followed() {
     std::fs::create_dir_all(lower.join("a/b")).unwrap();
     std::os::unix::fs::chown(lower.join("a/b"), Some(5), Some(6)).unwrap();
     std::os::unix::fs::symlink("/var/tmp", lower.join("link")).unwrap();
-    inherit(&dir.path().join("root"), &applied.unwrap().implied, &[lower]).unwrap();
+    settle(&dir.path().join("root"), &applied.unwrap(), &[lower]).unwrap();
     let looks = |path: &str| std::fs::metadata(dir.path().join("root").join(path)).unwrap();
     assert_eq!((looks("a/b").uid(), looks("a/b").gid()), (5, 6));
     assert_eq!(looks("link").mode() & 0o7777, 0o755);

@@ -48,6 +48,9 @@ pub fn reopen(handle: &OwnedFd) -> std::result::Result<OwnedFd, Errno> {
     openat(handle.as_fd(), c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// What is to be taken from the layers below: folders, and names with what they link to.
+pub type Below = (Vec<PathBuf>, Vec<(PathBuf, PathBuf)>);
+
 pub struct Unpacker {
     root: OwnedFd,
     removals: Removals,
@@ -61,6 +64,8 @@ pub struct Unpacker {
     parent: Option<(PathBuf, Rc<OwnedFd>)>,
     /// Parents first.
     implied: BTreeSet<PathBuf>,
+    /// Those whose targets are not in this layer.
+    links: Vec<(PathBuf, PathBuf)>,
     /// What this layer made, where an opaque folder has to tell it from what was there.
     made: HashSet<PathBuf>,
 }
@@ -78,6 +83,7 @@ impl Unpacker {
             times: Vec::new(),
             parent: None,
             implied: BTreeSet::new(),
+            links: Vec::new(),
             made: HashSet::new(),
         })
     }
@@ -125,8 +131,16 @@ impl Unpacker {
             Kind::Link => {
                 let target = cleaned(&entry.link)?;
                 let Some(target_name) = target.file_name() else { return refused(&path, "a hard link to the root") };
-                let folder = open_folder(&self.root, target.parent().unwrap_or(Path::new(""))).doing(doing)?;
-                return linkat(&folder, target_name, &*parent, &name, AtFlags::empty()).doing(doing); // it looks as its target
+                let folder = open_folder(&self.root, target.parent().unwrap_or(Path::new("")));
+                let linked = folder.and_then(|folder| linkat(&folder, target_name, &*parent, &name, AtFlags::empty()));
+                return match linked {
+                    // What a mounted overlay would find below is looked for when the layers below are known.
+                    Err(Errno::NOENT) if self.removals != Removals::Remove => {
+                        self.links.push((path, target));
+                        Ok(())
+                    }
+                    linked => linked.doing(doing), // it looks as its target
+                };
             }
             Kind::Symlink => symlinkat(entry.link.as_os_str(), &*parent, &name).doing(doing)?,
             Kind::Char | Kind::Block | Kind::Fifo => special(entry, &parent, &name, &path)?,
@@ -136,18 +150,18 @@ impl Unpacker {
         utimensat(&*parent, &name, &entry.times(), AtFlags::SYMLINK_NOFOLLOW).doing(doing)
     }
 
-    /// Sets the times of folders, now that nothing more is made in them; gives the folders that no entry brought along.
+    /// Sets the times of folders, now that nothing more is made in them; gives the folders that no entry brought along, and links to what is not here.
     ///
     /// # Errors
     /// A time cannot be set.
-    pub fn finish(self) -> Result<Vec<PathBuf>> {
+    pub fn finish(self) -> Result<Below> {
         for (path, times) in self.times.iter().rev() {
             let doing = || format!("setting the times of {}", path.display());
             // A later entry may have put something else in its place.
             let Ok(folder) = open_folder(&self.root, path) else { continue };
             futimens(&reopen(&folder).doing(doing)?, times).doing(doing)?;
         }
-        Ok(self.implied.into_iter().collect())
+        Ok((self.implied.into_iter().collect(), self.links))
     }
 
     /// A folder that holds something of this layer's is kept with it.
@@ -345,7 +359,7 @@ fn open_own(parent: &OwnedFd, name: &OsStr) -> std::result::Result<OwnedFd, Errn
     openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
-fn is_whiteout(parent: &OwnedFd, name: &OsStr) -> bool {
+pub fn is_whiteout(parent: &OwnedFd, name: &OsStr) -> bool {
     statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
         .is_ok_and(|there| FileType::from_raw_mode(there.st_mode) == FileType::CharacterDevice && there.st_rdev == 0)
 }

@@ -399,7 +399,7 @@ impl Transfers {
                 let key = key(held, n);
                 let row = self.snapshots.row(ns, OVERLAY, &key)?;
                 let lower = if parent.is_empty() { Vec::new() } else { self.snapshots.chain(ns, &parent)? };
-                layer::inherit(&self.snapshots.layer(row.number), &applied.implied, &lower)?;
+                layer::settle(&self.snapshots.layer(row.number), applied, &lower)?;
                 let labels = Labels::from([(REFERENCE.into(), name.clone())]);
                 match self.snapshots.commit(ns, OVERLAY, &name, &key, &labels, Some(&parent)) {
                     Err(Error::AlreadyExists(_)) => self.snapshots.remove(ns, OVERLAY, &key)?, // another pull was faster
