@@ -35,8 +35,17 @@ pub fn main(global: &Global, words: &[String]) -> Result<i32, Error> {
     let container = Container::create(global, &asked.id, bundle, asked.options(terminal)?, start)?;
     container.write_pid(asked.pid_file.as_deref())?;
     if let Err(error) = container.start() {
+        let error = match (error, &foreground) {
+            (Error::Exec(sentence), Some(foreground)) => {
+                if ours.is_some() {
+                    foreground.wait(&container.init, ours, None)?; // it has said so on its terminal
+                }
+                Error::Exec(sentence)
+            }
+            (error, _) => error.said_here(),
+        };
         container.fail(global);
-        return Err(if foreground.is_some() && ours.is_none() { error } else { error.said_here() });
+        return Err(error);
     }
     let kept = container.keep();
     if let Err(error) = hooks::run(When::Poststart, &kept.state) {
