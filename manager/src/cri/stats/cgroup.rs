@@ -1,12 +1,13 @@
 //! What the kernel counts for a cgroup, in either version's words.
 //!
-//! Read here and not by asking shims: a kubelet asks for all containers every few seconds, and this is four small files
+//! Read here and not by asking shims: a kubelet asks for all containers every few seconds, and this is a few small files
 //! each.
 //!
 //! Source: kernel cgroup-v1/{memory,cpuacct}.rst, cgroup-v2.rst.
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use tare_proto::runtime::v1 as pb;
@@ -20,18 +21,26 @@ pub enum Cgroup {
     V2(PathBuf),
 }
 
-/// Counted until now, in bytes and nanoseconds.
+/// Counted until now, in bytes and nanoseconds. What is marked so is only in [`Cgroup::details`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Usage {
     pub cpu: u64,
+    /// Details.
     pub cpu_user: u64,
+    /// Details.
     pub cpu_system: u64,
+    /// Details.
     pub periods: u64,
+    /// Details.
     pub throttled_periods: u64,
+    /// Details.
     pub throttled: u64,
     pub memory: u64,
+    /// Details.
     pub memory_peak: u64,
+    /// Details.
     pub memory_failures: u64,
+    /// Details.
     pub kernel_memory: u64,
     /// None: no limit.
     pub limit: Option<u64>,
@@ -45,9 +54,11 @@ pub struct Usage {
     pub faults: u64,
     pub major_faults: u64,
     pub processes: u64,
+    /// Details.
     pub processes_limit: Option<u64>,
+    /// Details.
     pub oom_kills: u64,
-    /// By device, operation: bytes and operations.
+    /// Details. By device, operation: bytes and operations.
     pub io: Vec<(String, String, u64, u64)>,
     pub pressure: [Option<pb::PsiStats>; 3],
 }
@@ -100,17 +111,34 @@ impl Cgroup {
         list.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
-    /// None if it is gone.
+    /// What a kubelet asks for every few seconds; none if it is gone.
     pub fn usage(&self) -> Option<Usage> {
         match self {
-            Cgroup::V1(folders) => v1(folders),
-            Cgroup::V2(folder) => v2(folder),
+            Cgroup::V1(folders) => V1(folders).usage(),
+            Cgroup::V2(folder) => V2(folder).usage(),
+        }
+    }
+
+    /// All that there is; none if it is gone.
+    pub fn details(&self) -> Option<Usage> {
+        match self {
+            Cgroup::V1(folders) => V1(folders).details(),
+            Cgroup::V2(folder) => V2(folder).details(),
         }
     }
 }
 
+/// A file that the kernel makes whole for each reading, which is why one call is enough: seq_file.rst, `single_open`.
 fn read(path: &Path) -> Option<String> {
-    fs::read_to_string(path).ok()
+    const ENOUGH: usize = 16 << 10;
+    let mut file = fs::File::open(path).ok()?;
+    let mut bytes = vec![0; ENOUGH];
+    let length = file.read(&mut bytes).ok()?;
+    bytes.truncate(length);
+    if length == ENOUGH {
+        file.read_to_end(&mut bytes).ok()?;
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn number(path: &Path) -> Option<u64> {
@@ -131,45 +159,72 @@ fn table(text: &str) -> HashMap<&str, u64> {
 /// `cpuacct.stat` counts in these. Source: sysconf(3), `_SC_CLK_TCK`; 100 on Linux.
 const TICK: u64 = 10_000_000;
 
-fn v1(folders: &HashMap<String, PathBuf>) -> Option<Usage> {
-    let in_folder = |controller: &str, file: &str| folders.get(controller).map(|folder| folder.join(file));
-    let count = |controller: &str, file: &str| in_folder(controller, file).and_then(|path| number(&path));
-    let text =
-        |controller: &str, file: &str| in_folder(controller, file).and_then(|path| read(&path)).unwrap_or_default();
-    let bound = |controller: &str, file: &str| in_folder(controller, file).and_then(|path| limit(&path));
-    let mut usage = Usage { cpu: count("cpuacct", "cpuacct.usage")?, ..Usage::default() };
-    let split = text("cpuacct", "cpuacct.stat");
-    let split = table(&split);
-    usage.cpu_user = split.get("user").copied().unwrap_or_default() * TICK;
-    usage.cpu_system = split.get("system").copied().unwrap_or_default() * TICK;
-    let throttling = text("cpu", "cpu.stat");
-    let throttling = table(&throttling);
-    let throttled = |key: &str| throttling.get(key).copied().unwrap_or_default();
-    (usage.periods, usage.throttled_periods) = (throttled("nr_periods"), throttled("nr_throttled"));
-    usage.throttled = throttled("throttled_time");
-    usage.memory = count("memory", "memory.usage_in_bytes").unwrap_or_default();
-    usage.memory_peak = count("memory", "memory.max_usage_in_bytes").unwrap_or_default();
-    usage.memory_failures = count("memory", "memory.failcnt").unwrap_or_default();
-    usage.kernel_memory = count("memory", "memory.kmem.usage_in_bytes").unwrap_or_default();
-    usage.limit = bound("memory", "memory.limit_in_bytes");
-    usage.swap_limit = bound("memory", "memory.memsw.limit_in_bytes");
-    let stat = text("memory", "memory.stat");
-    let stat = table(&stat);
-    let memory = |key: &str| stat.get(key).copied().unwrap_or_default();
-    usage.inactive_file = memory("total_inactive_file");
-    (usage.cache, usage.rss, usage.mapped_file) =
-        (memory("total_cache"), memory("total_rss"), memory("total_mapped_file"));
-    (usage.faults, usage.major_faults) = (memory("total_pgfault"), memory("total_pgmajfault"));
-    usage.swap = memory("total_swap");
-    let oom = text("memory", "memory.oom_control");
-    usage.oom_kills = table(&oom).get("oom_kill").copied().unwrap_or_default();
-    usage.processes = count("pids", "pids.current").unwrap_or_default();
-    usage.processes_limit = bound("pids", "pids.max");
-    usage.io = v1_io(
-        &text("blkio", "blkio.throttle.io_service_bytes_recursive"),
-        &text("blkio", "blkio.throttle.io_serviced_recursive"),
-    );
-    Some(usage)
+struct V1<'a>(&'a HashMap<String, PathBuf>);
+
+impl V1<'_> {
+    fn path(&self, controller: &str, file: &str) -> Option<PathBuf> {
+        self.0.get(controller).map(|folder| folder.join(file))
+    }
+
+    fn count(&self, controller: &str, file: &str) -> Option<u64> {
+        number(&self.path(controller, file)?)
+    }
+
+    fn text(&self, controller: &str, file: &str) -> String {
+        self.path(controller, file).and_then(|path| read(&path)).unwrap_or_default()
+    }
+
+    fn limit(&self, controller: &str, file: &str) -> Option<u64> {
+        limit(&self.path(controller, file)?)
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        let stat = self.text("memory", "memory.stat");
+        let stat = table(&stat);
+        let memory = |key: &str| stat.get(key).copied().unwrap_or_default();
+        Some(Usage {
+            cpu: self.count("cpuacct", "cpuacct.usage")?,
+            memory: self.count("memory", "memory.usage_in_bytes").unwrap_or_default(),
+            limit: self.limit("memory", "memory.limit_in_bytes"),
+            swap_limit: self.limit("memory", "memory.memsw.limit_in_bytes"),
+            inactive_file: memory("total_inactive_file"),
+            cache: memory("total_cache"),
+            rss: memory("total_rss"),
+            mapped_file: memory("total_mapped_file"),
+            faults: memory("total_pgfault"),
+            major_faults: memory("total_pgmajfault"),
+            swap: memory("total_swap"),
+            processes: self.count("pids", "pids.current").unwrap_or_default(),
+            ..Usage::default()
+        })
+    }
+
+    fn details(&self) -> Option<Usage> {
+        let split = self.text("cpuacct", "cpuacct.stat");
+        let split = table(&split);
+        let ticks = |key: &str| split.get(key).copied().unwrap_or_default() * TICK;
+        let throttling = self.text("cpu", "cpu.stat");
+        let throttling = table(&throttling);
+        let throttled = |key: &str| throttling.get(key).copied().unwrap_or_default();
+        let oom = self.text("memory", "memory.oom_control");
+        Some(Usage {
+            cpu_user: ticks("user"),
+            cpu_system: ticks("system"),
+            periods: throttled("nr_periods"),
+            throttled_periods: throttled("nr_throttled"),
+            throttled: throttled("throttled_time"),
+            memory_peak: self.count("memory", "memory.max_usage_in_bytes").unwrap_or_default(),
+            memory_failures: self.count("memory", "memory.failcnt").unwrap_or_default(),
+            kernel_memory: self.count("memory", "memory.kmem.usage_in_bytes").unwrap_or_default(),
+            oom_kills: table(&oom).get("oom_kill").copied().unwrap_or_default(),
+            processes_limit: self.limit("pids", "pids.max"),
+            io: v1_io(
+                &self.text("blkio", "blkio.throttle.io_service_bytes_recursive"),
+                &self.text("blkio", "blkio.throttle.io_serviced_recursive"),
+            ),
+            ..self.usage()?
+        })
+    }
 }
 
 /// `MAJOR:MINOR OPERATION NUMBER`, once for bytes and once for operations.
@@ -190,44 +245,62 @@ fn v1_io(bytes: &str, operations: &str) -> Vec<(String, String, u64, u64)> {
     all.collect()
 }
 
-fn v2(folder: &Path) -> Option<Usage> {
-    let text = |file: &str| read(&folder.join(file)).unwrap_or_default();
-    let count = |file: &str| number(&folder.join(file)).unwrap_or_default();
-    let cpu = read(&folder.join("cpu.stat"))?;
-    let cpu = table(&cpu);
-    let micros = |key: &str| cpu.get(key).copied().unwrap_or_default() * 1000;
-    let stat = text("memory.stat");
-    let stat = table(&stat);
-    let memory = |key: &str| stat.get(key).copied().unwrap_or_default();
-    let events = text("memory.events");
-    let events = table(&events);
-    let limits = (limit(&folder.join("memory.max")), limit(&folder.join("memory.swap.max")));
-    Some(Usage {
-        cpu: micros("usage_usec"),
-        cpu_user: micros("user_usec"),
-        cpu_system: micros("system_usec"),
-        periods: cpu.get("nr_periods").copied().unwrap_or_default(),
-        throttled_periods: cpu.get("nr_throttled").copied().unwrap_or_default(),
-        throttled: micros("throttled_usec"),
-        memory: count("memory.current"),
-        memory_peak: count("memory.peak"),
-        memory_failures: events.get("max").copied().unwrap_or_default(),
-        kernel_memory: memory("kernel"),
-        limit: limits.0,
-        swap_limit: limits.0.zip(limits.1).map(|(memory, swap)| memory + swap),
-        swap: count("memory.swap.current"),
-        inactive_file: memory("inactive_file"),
-        cache: memory("file"),
-        rss: memory("anon"),
-        mapped_file: memory("file_mapped"),
-        faults: memory("pgfault"),
-        major_faults: memory("pgmajfault"),
-        processes: count("pids.current"),
-        processes_limit: limit(&folder.join("pids.max")),
-        oom_kills: events.get("oom_kill").copied().unwrap_or_default(),
-        io: v2_io(&text("io.stat")),
-        pressure: ["cpu.pressure", "memory.pressure", "io.pressure"].map(|file| pressure(&text(file))),
-    })
+struct V2<'a>(&'a Path);
+
+impl V2<'_> {
+    fn text(&self, file: &str) -> String {
+        read(&self.0.join(file)).unwrap_or_default()
+    }
+
+    fn count(&self, file: &str) -> u64 {
+        number(&self.0.join(file)).unwrap_or_default()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        let cpu = read(&self.0.join("cpu.stat"))?;
+        let stat = self.text("memory.stat");
+        let stat = table(&stat);
+        let memory = |key: &str| stat.get(key).copied().unwrap_or_default();
+        let limits = (limit(&self.0.join("memory.max")), limit(&self.0.join("memory.swap.max")));
+        Some(Usage {
+            cpu: table(&cpu).get("usage_usec").copied().unwrap_or_default() * 1000,
+            memory: self.count("memory.current"),
+            limit: limits.0,
+            swap_limit: limits.0.zip(limits.1).map(|(memory, swap)| memory + swap),
+            swap: self.count("memory.swap.current"),
+            inactive_file: memory("inactive_file"),
+            cache: memory("file"),
+            rss: memory("anon"),
+            mapped_file: memory("file_mapped"),
+            faults: memory("pgfault"),
+            major_faults: memory("pgmajfault"),
+            kernel_memory: memory("kernel"),
+            processes: self.count("pids.current"),
+            pressure: ["cpu.pressure", "memory.pressure", "io.pressure"].map(|file| pressure(&self.text(file))),
+            ..Usage::default()
+        })
+    }
+
+    fn details(&self) -> Option<Usage> {
+        let cpu = self.text("cpu.stat");
+        let cpu = table(&cpu);
+        let count = |key: &str| cpu.get(key).copied().unwrap_or_default();
+        let events = self.text("memory.events");
+        let events = table(&events);
+        Some(Usage {
+            cpu_user: count("user_usec") * 1000,
+            cpu_system: count("system_usec") * 1000,
+            periods: count("nr_periods"),
+            throttled_periods: count("nr_throttled"),
+            throttled: count("throttled_usec") * 1000,
+            memory_peak: self.count("memory.peak"),
+            memory_failures: events.get("max").copied().unwrap_or_default(),
+            oom_kills: events.get("oom_kill").copied().unwrap_or_default(),
+            processes_limit: limit(&self.0.join("pids.max")),
+            io: v2_io(&self.text("io.stat")),
+            ..self.usage()?
+        })
+    }
 }
 
 /// `MAJOR:MINOR rbytes=… wbytes=… rios=… wios=…`.
@@ -295,17 +368,20 @@ mod tests {
         ] {
             fs::write(dir.path().join(file), text).unwrap();
         }
-        let usage = Cgroup::V2(dir.path().to_owned()).usage().unwrap();
+        let usage = Cgroup::V2(dir.path().to_owned()).details().unwrap();
+        assert_eq!((usage.cpu_user, usage.cpu_system), (3000, 2000));
         assert_eq!((usage.cpu, usage.working_set(), usage.limit, usage.rss), (5000, 60, None, 7));
         assert_eq!(usage.io[1], ("8:0".into(), "Write".into(), 2, 4));
         let some = usage.pressure[0].unwrap().some.unwrap();
         assert_eq!((some.avg10, some.total), (1.5, 12));
-        assert_eq!(Cgroup::V2(dir.path().join("gone")).usage(), None);
+        let gone = Cgroup::V2(dir.path().join("gone"));
+        assert_eq!((gone.usage(), gone.details()), (None, None));
     }
 
     #[test]
     fn our_own_cgroup_counts() {
-        let usage = Cgroup::of(std::process::id()).unwrap().usage().unwrap();
-        assert!(usage.cpu > 0);
+        let own = Cgroup::of(std::process::id()).unwrap();
+        let (usage, details) = (own.usage().unwrap(), own.details().unwrap());
+        assert!(usage.cpu > 0 && details.cpu >= usage.cpu);
     }
 }

@@ -303,7 +303,7 @@ impl Cri {
         let containers = self.containers_of(&pod.id).into_iter().map(|container| container.row());
         let containers = containers.filter(|row| row.state() == ContainerState::Running).filter_map(|row| {
             let cgroup = Cgroup::of(row.pid)?;
-            let (usage, processes) = (cgroup.usage()?, Processes::of(&cgroup, row.pid));
+            let (usage, processes) = (cgroup.details()?, Processes::of(&cgroup, row.pid));
             let layer = self.writable_layer(&row.id, at).unwrap_or_default();
             let number = |value: Option<pb::UInt64Value>| value.map_or(0, |value| value.value);
             let layer = (number(layer.used_bytes), number(layer.inodes_used));

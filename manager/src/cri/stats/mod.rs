@@ -6,6 +6,7 @@ mod network;
 mod processes;
 mod samples;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tare_proto::runtime::v1 as pb;
@@ -46,14 +47,21 @@ impl Cri {
                 .filter(|row| filter.id.is_empty() || Some(&row.id) == id.as_ref())
                 .filter(|row| filter.pod_sandbox_id.is_empty() || Some(&row.pod) == pod.as_ref())
                 .filter(|row| selected(&filter.label_selector, &row.config().labels));
-            Ok(rows.map(|row| cri.stats_of(&row, at)).collect())
+            let stats = rows.map(|row| cri.stats_of(&row, at)).collect();
+            cri.renew_layers(at);
+            Ok(stats)
         })
         .await
     }
 
     pub(super) async fn pod_stats(&self, id: &str) -> Result<pb::PodSandboxStats> {
         let (cri, pod) = (self.clone(), self.pods.find(id)?);
-        off_thread(move || Ok(cri.stats_of_pod(&pod, now()))).await
+        off_thread(move || {
+            let running = cri.containers_of(&pod.id).into_iter().map(|container| container.row());
+            let running = running.filter(|row| row.state() == ContainerState::Running).collect();
+            Ok(cri.stats_of_pod(&pod, running, now()))
+        })
+        .await
     }
 
     pub(super) async fn list_pod_stats(
@@ -65,20 +73,36 @@ impl Cri {
         let cri = self.clone();
         off_thread(move || {
             let at = now();
+            let mut running = cri.running_by_pod();
             let pods = cri.pods.all().into_iter().filter(|pod| {
                 let row = pod.row();
                 row.state() == PodState::Ready
                     && (filter.id.is_empty() || Some(&row.id) == id.as_ref())
                     && selected(&filter.label_selector, &row.config().labels)
             });
-            Ok(pods.map(|pod| cri.stats_of_pod(&pod, at)).collect())
+            let mut of = |pod: &str| running.remove(pod).unwrap_or_default();
+            let stats = pods.map(|pod| cri.stats_of_pod(&pod, of(&pod.id), at)).collect();
+            cri.renew_layers(at);
+            Ok(stats)
         })
         .await
     }
 
+    /// In one walk over all of them: a kubelet asks for every pod at once.
+    fn running_by_pod(&self) -> HashMap<String, Vec<Arc<Container>>> {
+        let mut by_pod: HashMap<String, Vec<Arc<Container>>> = HashMap::new();
+        for row in self.containers.all().into_iter().map(|container| container.row()) {
+            if row.state() == ContainerState::Running {
+                by_pod.entry(row.pod.clone()).or_default().push(row);
+            }
+        }
+        by_pod
+    }
+
     fn stats_of(&self, row: &Container, at: i64) -> pb::ContainerStats {
         let config = row.config();
-        let usage = Cgroup::of(row.pid).filter(|_| row.pid != 0).and_then(|cgroup| cgroup.usage());
+        let find = || Cgroup::of(row.pid).filter(|_| row.pid != 0);
+        let usage = self.samples.cgroup(&row.id, row.pid, at, find).and_then(|cgroup| cgroup.usage());
         pb::ContainerStats {
             attributes: Some(pb::ContainerAttributes {
                 id: row.id.clone(),
@@ -94,19 +118,15 @@ impl Cri {
         }
     }
 
-    fn stats_of_pod(&self, pod: &Arc<Record<Pod>>, at: i64) -> pb::PodSandboxStats {
+    fn stats_of_pod(&self, pod: &Record<Pod>, running: Vec<Arc<Container>>, at: i64) -> pb::PodSandboxStats {
         let row = pod.row();
         let config = row.config();
-        let containers: Vec<pb::ContainerStats> = self
-            .containers_of(&pod.id)
-            .into_iter()
-            .map(|container| container.row())
-            .filter(|row| row.state() == ContainerState::Running)
-            .map(|row| self.stats_of(&row, at))
-            .collect();
+        let containers: Vec<pb::ContainerStats> = running.iter().map(|row| self.stats_of(row, at)).collect();
         // The pod's own cgroup is the kubelet's, above all of its containers'; a pod without one has only their sum.
-        let own = Cgroup::of(row.pid).filter(|_| row.pid != 0 && !row.cgroup_parent().is_empty());
-        let usage = own.and_then(|cgroup| cgroup.parent().usage());
+        let find = || Cgroup::of(row.pid).map(|cgroup| cgroup.parent());
+        let own = Some(row.pid).filter(|pid| *pid != 0 && !row.cgroup_parent().is_empty());
+        let own = own.and_then(|pid| self.samples.cgroup(&row.id, pid, at, find));
+        let usage = own.and_then(|cgroup| cgroup.usage());
         let processes = usage.as_ref().map(|usage| usage.processes);
         pb::PodSandboxStats {
             attributes: Some(pb::PodSandboxAttributes {
@@ -138,15 +158,24 @@ impl Cri {
         }
     }
 
+    fn measure_layer(&self, id: &str) -> Option<(i64, i64)> {
+        self.parts.snapshots.usage(&namespace(), OVERLAY, id).ok()
+    }
+
+    /// Measures layers again that have been asked for, while nobody waits.
+    fn renew_layers(&self, at: i64) {
+        let cri = self.clone();
+        tokio::task::spawn_blocking(move || cri.samples.renew(at, |id| cri.measure_layer(id)));
+    }
+
     fn writable_layer(&self, id: &str, at: i64) -> Option<pb::FilesystemUsage> {
-        let measure = || self.parts.snapshots.usage(&namespace(), OVERLAY, id).ok();
-        let (bytes, inodes) = self.samples.layer(id, at, measure)?;
+        let layer = self.samples.layer(id, at, || self.measure_layer(id))?;
         let mountpoint = self.parts.root.join("snapshots").join(OVERLAY).display().to_string();
         Some(pb::FilesystemUsage {
-            timestamp: at,
+            timestamp: layer.at,
             fs_id: Some(pb::FilesystemIdentifier { mountpoint }),
-            used_bytes: value(bytes.unsigned_abs()),
-            inodes_used: value(inodes.unsigned_abs()),
+            used_bytes: value(layer.bytes.unsigned_abs()),
+            inodes_used: value(layer.inodes.unsigned_abs()),
         })
     }
 }
