@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::rows::Row;
 use crate::error::{Error, Result};
 use crate::names::Namespace;
-use crate::store::Store;
+use crate::store::{Rows, Store};
 
 /// A row that is in the database, with its copy here. Readers never wait for the disk.
 pub struct Record<R> {
@@ -25,6 +25,14 @@ pub struct Record<R> {
 impl<R: Row> Record<R> {
     pub fn row(&self) -> Arc<R> {
         self.row.borrow().clone()
+    }
+
+    /// Changes the row here alone: what a daemon that starts again need not know.
+    pub fn mark(&self, change: impl FnOnce(&mut R)) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut row = R::clone(&self.row());
+        change(&mut row);
+        self.row.send_replace(Arc::new(row));
     }
 
     /// Returns when the row is so, at once if it is.
@@ -107,11 +115,26 @@ impl<R: Row> Table<R> {
     /// # Errors
     /// The disk is full.
     pub async fn remove(self: &Arc<Self>, id: &str) -> Result<()> {
+        self.remove_with(id, |_| Ok(())).await
+    }
+
+    /// As [`Table::remove`], with `more` in the same change.
+    ///
+    /// # Errors
+    /// What `more` refuses, or the disk is full: then nothing has changed.
+    pub async fn remove_with<T: Send + 'static>(
+        self: &Arc<Self>,
+        id: &str,
+        more: impl FnOnce(&mut Rows<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let (table, id) = (self.clone(), id.to_owned());
         off_thread(move || {
-            table.store.change(|rows| rows.remove(R::KIND, table.namespace.as_str(), &id))?;
+            let said = table.store.change(|rows| {
+                rows.remove(R::KIND, table.namespace.as_str(), &id)?;
+                more(rows)
+            })?;
             table.lock().remove(&id);
-            Ok(())
+            Ok(said)
         })
         .await
     }

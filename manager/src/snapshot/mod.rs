@@ -356,13 +356,26 @@ impl Snapshots {
             Place::Elsewhere(remote) => return self.remove_elsewhere(remote, namespace, key),
         };
         let number = self.store.change(|rows| {
-            if rows::has_children(rows, namespace, snapshotter, key)? {
-                return Err(Error::FailedPrecondition("cannot remove snapshot with child".into()));
-            }
-            let row = rows::remove(rows, namespace, snapshotter, key)?.ok_or_else(|| missing(key))?;
+            let row = Snapshots::remove_row(rows, namespace, snapshotter, key)?.ok_or_else(|| missing(key))?;
             Ok(row.number)
         })?;
         engine.folders.remove(number)
+    }
+
+    /// Removes a row as a part of a larger change, if it is there; what it was, to [`Snapshots::discard`] after.
+    ///
+    /// # Errors
+    /// `FailedPrecondition`: other snapshots lie on it.
+    pub(crate) fn remove_row(
+        rows: &mut Rows<'_>,
+        namespace: &Namespace,
+        snapshotter: &str,
+        key: &str,
+    ) -> Result<Option<Row>> {
+        if rows::has_children(rows, namespace, snapshotter, key)? {
+            return Err(Error::FailedPrecondition("cannot remove snapshot with child".into()));
+        }
+        rows::remove(rows, namespace, snapshotter, key)
     }
 
     /// Changes a snapshot's labels.

@@ -5,7 +5,7 @@
 //! start:  task created and started, in the pod's shim → row (Running)
 //! exit:   told by the shim → row (Exited) → task deleted
 //! stop:   signal, patience, SIGKILL; ends with the exit
-//! remove: killed → row (Removing) → record, snapshot, folders → row removed
+//! remove: killed → all rows removed at once → folders
 //! ```
 //!
 //! The row says what may exist; every step back may have been made before.

@@ -6,10 +6,10 @@ use tare_proto::runtime::v1 as pb;
 
 use crate::cri::record::{Record, off_thread};
 use crate::cri::rows::{Container, ContainerState};
-use crate::cri::{Cri, events, folders, namespace};
+use crate::cri::{Cri, NAMESPACE, events, folders, namespace};
 use crate::error::{Error, Result};
-use crate::names::Id;
-use crate::snapshot::OVERLAY;
+use crate::snapshot::{OVERLAY, Row, Snapshots};
+use crate::store::{Rows, kind};
 
 impl Cri {
     /// Kills it if it runs. One that nobody knows is removed.
@@ -29,47 +29,35 @@ impl Cri {
         if container.row().state() == ContainerState::Running {
             return Err(Error::FailedPrecondition(format!("container {:?} was started meanwhile", container.id)));
         }
-        container
-            .change(|row| {
-                row.set_state(ContainerState::Removing);
-                Ok(())
-            })
-            .await?;
+        container.mark(|row| row.set_state(ContainerState::Removing));
         self.remove_traces_of(container).await?;
         events::container(self, container, pb::ContainerEventType::ContainerDeletedEvent);
         Ok(())
     }
 
-    /// Task, record, mounts, snapshots, folders; the row last.
+    /// The task; all rows at once; then what they named. What a daemon that is killed then leaves without a row is swept at
+    /// the next start.
     pub(in crate::cri) async fn remove_traces_of(&self, container: &Arc<Record<Container>>) -> Result<()> {
         self.delete_task(&container.id).await?;
-        let (cri, gone) = (self.clone(), container.clone());
+        let row = container.row();
+        let images = row.config().mounts.iter().enumerate().filter(|(_, mount)| mount.image.is_some());
+        let keys: Vec<String> = images.map(|(number, _)| format!("{}-image-{number}", row.id)).collect();
+        let keys = [keys, vec![row.id.clone()]].concat();
+        let rows = move |rows: &mut Rows<'_>| {
+            rows.remove(kind::CONTAINER, NAMESPACE, &row.id)?;
+            let removed = keys.iter().map(|key| Snapshots::remove_row(rows, &namespace(), OVERLAY, key));
+            Ok(removed.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect::<Vec<Row>>())
+        };
+        let removed = self.containers.remove_with(&container.id, rows).await?;
+        let (cri, id) = (self.clone(), container.id.clone());
         off_thread(move || {
-            let id = Id::parse(&gone.id)?;
-            there(cri.parts.containers.delete(&namespace(), &id))?;
-            folders::unmount(&cri.folders.look().join(&gone.id))?;
-            for place in cri.folders.of_container(&gone.id) {
+            folders::unmount(&cri.folders.look().join(&id))?;
+            for place in cri.folders.of_container(&id) {
                 folders::remove(&place)?; // with what is mounted in it
             }
-            for (number, mount) in gone.row().config().mounts.iter().enumerate() {
-                if mount.image.is_some() {
-                    let key = format!("{}-image-{number}", gone.id);
-                    there(cri.parts.snapshots.remove(&namespace(), OVERLAY, &key))?;
-                }
-            }
-            there(cri.parts.snapshots.remove(&namespace(), OVERLAY, &gone.id))
+            removed.iter().try_for_each(|row| cri.parts.snapshots.discard(&namespace(), OVERLAY, row))
         })
         .await?;
-        self.containers.remove(&container.id).await?;
-        self.parts.collector.after(false).await?;
-        Ok(())
-    }
-}
-
-/// What is gone is no error.
-fn there(outcome: Result<()>) -> Result<()> {
-    match outcome {
-        Err(Error::NotFound(_)) => Ok(()),
-        outcome => outcome,
+        self.parts.collector.after(false).await
     }
 }
