@@ -60,8 +60,16 @@ pub async fn node() -> (Node, Netns) {
     (Node::at(dir, &config).await, netns)
 }
 
+impl Netns {
+    /// Pods' ends on the bridge.
+    pub fn ports(&self) -> String {
+        let out = Command::new("ip").args(["-n", &self.0, "-o", "link", "show", "type", "veth"]).output().unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    }
+}
+
 /// What the IPAM plugin still holds for somebody.
-fn reserved(node: &Node) -> usize {
+pub fn reserved(node: &Node) -> usize {
     let entries = std::fs::read_dir(node.dir.path().join("ipam/cri-test")).into_iter().flatten().flatten();
     entries
         .filter(|entry| {
