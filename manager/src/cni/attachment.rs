@@ -90,6 +90,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_pods_arguments_are_those_that_plugins_for_kubernetes_read() {
+        let pod = Attachment::new("p1", None).unwrap().of_pod("ns", "web", "u1").unwrap();
+        let args: Vec<String> = pod.args().iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let expect =
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web;K8S_POD_INFRA_CONTAINER_ID=p1;K8S_POD_UID=u1";
+        assert_eq!(args.join(";"), expect);
+    }
+
+    #[test]
     fn an_argument_cannot_become_two() {
         for value in ["a;K8S_POD_UID=x", "a=b", "a\n"] {
             let pod = Attachment::new("p1", None).unwrap();

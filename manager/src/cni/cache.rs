@@ -90,6 +90,16 @@ impl Cache {
         }
     }
 
+    /// Removes what a writer that was killed has left of a pod that has no entry any more.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn sweep(&self, id: &str) -> Result<()> {
+        name("container id", id)?;
+        let folder = self.0.join(id);
+        gone(fs::remove_dir_all(&folder)).doing(|| format!("removing {}", folder.display()))
+    }
+
     /// Every pod that has entries.
     ///
     /// # Errors

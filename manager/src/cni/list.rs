@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::attachment::name;
+use super::firewall;
 use super::settings::Settings;
 use crate::error::{Error, Result};
 
@@ -130,7 +131,8 @@ pub fn load(settings: &Settings) -> Result<Vec<List>> {
         let wrong = |why: String| Error::FailedPrecondition(format!("network configuration {}: {why}", file.display()));
         let bytes = fs::read(&file).map_err(|error| wrong(error.kind().to_string()))?;
         let source: Value = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
-        let list = List::parse(source).map_err(|error| wrong(error.to_string()))?;
+        let fitted = if settings.ours && !firewall::is_there() { firewall::without(source) } else { source };
+        let list = List::parse(fitted).map_err(|error| wrong(error.to_string()))?;
         if lists.iter().any(|other| other.name == list.name) {
             return Err(wrong(format!("name: {:?} is an earlier file's, too", list.name)));
         }
@@ -139,7 +141,9 @@ pub fn load(settings: &Settings) -> Result<Vec<List>> {
     match (lists.is_empty(), settings.built_in) {
         (true, true) => Ok(vec![built_in(settings)?]),
         (true, false) => {
-            Err(Error::FailedPrecondition(format!("no network configuration in {}", settings.conf_dir.display())))
+            // In the words that people who set up a node look for.
+            let folder = settings.conf_dir.display();
+            Err(Error::FailedPrecondition(format!("cni plugin not initialized: no network configuration in {folder}")))
         }
         (false, _) => Ok(lists),
     }
@@ -176,7 +180,7 @@ fn built_in(settings: &Settings) -> Result<List> {
         true => json!({ "dst": "::/0" }),
         false => json!({ "dst": "0.0.0.0/0" }),
     });
-    List::parse(json!({
+    let list = json!({
         "cniVersion": "1.0.0", // what the plugins of Debian 12 speak
         "name": "tare",
         "plugins": [
@@ -190,7 +194,8 @@ fn built_in(settings: &Settings) -> Result<List> {
             },
             { "type": "portmap", "capabilities": { "portMappings": true } },
         ],
-    }))
+    });
+    List::parse(if firewall::is_there() { list } else { firewall::without(list) })
 }
 
 #[cfg(test)]

@@ -15,9 +15,11 @@
 mod attachment;
 mod cache;
 mod capability;
+mod firewall;
 mod list;
 pub mod netns;
 mod network;
+mod orphan;
 mod plugin;
 mod result;
 mod settings;

@@ -2,20 +2,27 @@
 //!
 //! Source: SPEC.md, "Section 3: Execution of network configurations"; containernetworking/cni libcni.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tokio::sync::RwLock;
 
 use super::attachment::Attachment;
 use super::cache::{Cache, Entry};
+use super::firewall;
 use super::list::{self, List, Plugin, Version};
+use super::orphan;
 use super::plugin::{self, At, Verb};
 use super::result::{self, PodNetwork};
 use super::settings::Settings;
 use crate::error::{Error, Result};
+
+/// What a plugin that nobody waits for any more is given.
+const ORPHANS: Duration = Duration::from_secs(10);
 
 /// The node's networks for pods. Clones share them.
 #[derive(Clone)]
@@ -47,14 +54,11 @@ impl Network {
         for list in &lists {
             self.find_plugins(list)?; // before anything is made that they would have to take away again
         }
+        if !pod.capabilities.port_mappings.is_empty() && self.is_ours() && !firewall::is_there() {
+            return Err(Error::FailedPrecondition("ports of this machine: neither iptables nor nft is in PATH".into()));
+        }
         let _adding = self.collecting.read().await;
         let mut network = PodNetwork::default();
-        // Before anything is written down: what no plugin made none can be asked to take away.
-        for list in &lists {
-            for plugin in &list.plugins {
-                plugin::find(&self.settings.bin_dirs, &plugin.program).map_err(|error| of(list, &error))?;
-            }
-        }
         for (n, list) in lists.iter().enumerate() {
             let interface = format!("eth{n}");
             let result = match self.add_one(list, pod, &interface).await {
@@ -82,6 +86,15 @@ impl Network {
     pub async fn remove(&self, pod: &Attachment) -> Result<()> {
         let _removing = self.collecting.read().await;
         self.take_away(pod).await
+    }
+
+    /// Waits for plugins that an earlier daemon, which was killed, has left under way for these pods: what they add would
+    /// come after its removal.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn wait_for_orphans(&self, pods: &HashSet<String>) -> Result<()> {
+        orphan::wait(pods, ORPHANS)
     }
 
     /// Whether a pod's networks are still as the plugins made them.
@@ -175,6 +188,10 @@ impl Network {
         Ok(self.load()?.into_iter().map(|list| list.source).collect())
     }
 
+    fn is_ours(&self) -> bool {
+        self.settings.ours || list::is_built_in(&self.settings)
+    }
+
     fn load(&self) -> Result<Vec<List>> {
         if list::is_built_in(&self.settings) {
             if !self.built_in_told.swap(true, Ordering::Relaxed) {
@@ -183,6 +200,11 @@ impl Network {
                     self.settings.conf_dir.display(),
                     self.settings.built_in_subnets.join(", ")
                 );
+                if !firewall::is_there() {
+                    tracing::warn!(
+                        "neither iptables nor nft is in PATH: pods reach each other and this machine, and nothing beyond"
+                    );
+                }
             }
         } else {
             self.built_in_told.store(false, Ordering::Relaxed);
@@ -220,7 +242,7 @@ impl Network {
         Ok(entry.result.unwrap_or_default()) // a list has a plugin
     }
 
-    /// Takes away what the cache knows; without an entry, what the configuration of now would have added.
+    /// Takes away what the cache knows: an entry is written before the first plugin runs, so without one there is nothing.
     async fn take_away(&self, pod: &Attachment) -> Result<()> {
         let entries = self.cache.of(pod.id())?;
         let mut outcome = Ok(());
@@ -229,7 +251,7 @@ impl Network {
                 outcome = Err(error);
             }
         }
-        outcome
+        outcome.and_then(|()| self.cache.sweep(pod.id()))
     }
 
     async fn take_away_one(&self, pod: &Attachment, entry: &Entry) -> Result<()> {

@@ -16,6 +16,9 @@ pub struct Settings {
     pub max_conf_num: usize,
     /// Whether a bridge of our own is used while `conf_dir` holds no network.
     pub built_in: bool,
+    /// Whether the networks in `conf_dir` were made by us, and may be fitted to what this machine has.
+    #[serde(skip)]
+    pub ours: bool,
     /// Addresses of the built-in network: `ADDRESS/PREFIX`, one for each family.
     pub built_in_subnets: Vec<String>,
 }
@@ -27,6 +30,7 @@ impl Default for Settings {
             bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
             max_conf_num: 1,
             built_in: true,
+            ours: false,
             built_in_subnets: vec!["10.88.0.0/16".into()],
         }
     }

@@ -153,6 +153,16 @@ async fn what_could_not_be_taken_away_is_tried_again() {
 }
 
 #[tokio::test]
+async fn what_a_writer_that_was_killed_has_left_goes_with_the_pod() {
+    let node = Node::new(two("1.0.0"));
+    let folder = node.dir.path().join("cache/pod1");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("eth0.new"), "{").unwrap();
+    node.network.remove(&pod()).await.unwrap();
+    assert_eq!((node.verbs().len(), node.cached()), (0, 0));
+}
+
+#[tokio::test]
 async fn versions_decide_which_verbs_there_are() {
     let node = Node::new(two("0.3.1"));
     node.network.add(&pod()).await.unwrap();

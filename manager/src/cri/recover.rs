@@ -19,6 +19,9 @@ impl Cri {
     /// The database is damaged, or a folder cannot be read.
     pub async fn recover(&self) -> Result<()> {
         let told = self.subscribe()?;
+        let (network, pods) = (self.network.clone(), self.pods.all());
+        let pods = pods.iter().filter(|pod| !pod.row().netns.is_empty()).map(|pod| pod.id.clone()).collect();
+        off_thread(move || network.wait_for_orphans(&pods)).await?;
         for pod in self.pods.all() {
             self.take_up(&pod).await;
         }

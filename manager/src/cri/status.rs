@@ -29,7 +29,7 @@ impl Cri {
                 r#type: "NetworkReady".into(),
                 status: false,
                 reason: "NetworkPluginNotReady".into(),
-                message: error.to_string(),
+                message: format!("Network plugin returns error: {error}"),
             },
         };
         // The nameless handler is the default one.

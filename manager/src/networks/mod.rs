@@ -284,6 +284,7 @@ impl Networks {
             conf_dir: self.inner.folder.join(name),
             max_conf_num: 1,
             built_in: false,
+            ours: true,
             ..self.inner.settings.clone()
         };
         cni::Network::new(settings, &self.inner.folder.join(".results"))
