@@ -47,7 +47,7 @@ pub fn make(dir: &Path, spec: &Value) -> Result<PathBuf> {
         fs::create_dir_all(root.join(name))?;
     }
     fs::copy(programs::peer("bookworm", "busybox")?, root.join("bin/busybox"))?;
-    for applet in ["true", "sh", "cat", "ls", "hostname", "id", "sort"] {
+    for applet in ["true", "sh", "cat", "ls", "hostname", "id", "sleep", "sort"] {
         symlink("busybox", root.join("bin").join(applet))?;
     }
     fs::write(dir.join("config.json"), serde_json::to_vec(spec)?)?;

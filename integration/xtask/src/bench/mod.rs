@@ -7,6 +7,7 @@ mod bundle;
 mod calls;
 mod containers;
 mod cri;
+mod filters;
 mod manager;
 mod memory;
 mod pull;
@@ -14,6 +15,8 @@ mod report;
 mod rounds;
 mod runtimes;
 mod shim;
+mod smallest;
+mod verbs;
 mod view;
 
 use std::time::Duration;
@@ -53,6 +56,10 @@ pub struct Args {
 enum What {
     /// `tare run` of busybox true beside crun, runc and a program that does nothing but the system calls
     Run,
+    /// The runtime's other commands beside crun's and runc's, with one container and with a thousand
+    Verbs,
+    /// Profiles: compiled, loaded, and what each system call costs under them, beside libseccomp's
+    Filters,
     /// `ctr run --rm` through containerd, with containerd's shim and with ours
     Ctr,
     /// Resident memory of a shim
@@ -70,8 +77,11 @@ enum What {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    if let Some(view) = args.view {
-        return runtimes::rows(view, args.rounds, &args.gaps);
+    match args.view {
+        Some(view) if args.what.contains(&What::Verbs) => return verbs::rows(view, args.rounds),
+        Some(view) if args.what.contains(&What::Filters) => return filters::rows(view, args.rounds),
+        Some(view) => return runtimes::rows(view, args.rounds, &args.gaps),
+        None => {}
     }
     if args.cri {
         return cri::rows(args.rounds);
@@ -84,6 +94,12 @@ pub fn run(args: &Args) -> Result<()> {
     let mut report = Report::begin()?;
     if wanted(What::Run) {
         runtimes::in_each_view(args.rounds, &args.gaps, &mut report)?;
+    }
+    if wanted(What::Verbs) {
+        verbs::in_one_view(args.rounds, &mut report)?;
+    }
+    if wanted(What::Filters) {
+        filters::in_release(args.rounds, &mut report)?;
     }
     if wanted(What::Ctr) {
         containers::rows(args.rounds.min(30), &mut report)?;

@@ -43,31 +43,56 @@ impl Sample {
 /// # Errors
 /// A command did not succeed.
 pub fn take_turns(contenders: &[Contender<'_>], rounds: usize, gap: Duration) -> Result<Vec<Sample>> {
-    const WARM_UP: usize = 3;
-    let mut samples: Vec<Sample> = contenders
-        .iter()
-        .map(|contender| Sample { name: contender.name.to_owned(), micros: Vec::new(), max_rss: 0 })
-        .collect();
-    for round in 0..rounds + WARM_UP {
-        for turn in 0..contenders.len() {
-            let index = (turn + round) % contenders.len();
-            let mut command = (contenders[index].command)(round);
-            command.stdin(Stdio::null()).stdout(Stdio::null());
-            std::thread::sleep(gap);
-            let start = Instant::now();
-            let status = command.status().with_context(|| format!("starting {command:?}"))?;
-            let took = start.elapsed();
-            ensure!(status.success(), "{}: {command:?} ended with {status}", contenders[index].name);
-            if round >= WARM_UP {
-                samples[index].micros.push(took.as_secs_f64() * 1e6);
-            }
-        }
-    }
+    let names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
+    let mut samples = time_in_turns(&names, rounds, |index, round| {
+        let mut command = (contenders[index].command)(round);
+        std::thread::sleep(gap);
+        time(&mut command)
+    })?;
     for (contender, sample) in contenders.iter().zip(&mut samples) {
         sample.max_rss = peak(&(contender.command)(rounds + WARM_UP))?;
     }
     Ok(samples)
 }
+
+/// Runs a command without input and output; how long it took.
+///
+/// # Errors
+/// It did not succeed.
+pub fn time(command: &mut Command) -> Result<Duration> {
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let start = Instant::now();
+    let status = command.status().with_context(|| format!("starting {command:?}"))?;
+    let took = start.elapsed();
+    ensure!(status.success(), "{command:?} ended with {status}");
+    Ok(took)
+}
+
+/// As [`take_turns`], of what is more than a command: `once` is given a contender's index and a round's, and says itself
+/// how long that took.
+///
+/// # Errors
+/// Those of `once`.
+pub fn time_in_turns(
+    names: &[&str],
+    rounds: usize,
+    mut once: impl FnMut(usize, usize) -> Result<Duration>,
+) -> Result<Vec<Sample>> {
+    let sample = |name: &&str| Sample { name: (*name).to_owned(), micros: Vec::new(), max_rss: 0 };
+    let mut samples: Vec<Sample> = names.iter().map(sample).collect();
+    for round in 0..rounds + WARM_UP {
+        for turn in 0..names.len() {
+            let index = (turn + round) % names.len();
+            let took = once(index, round).with_context(|| names[index].to_owned())?;
+            if round >= WARM_UP {
+                samples[index].micros.push(took.as_secs_f64() * 1e6);
+            }
+        }
+    }
+    Ok(samples)
+}
+
+const WARM_UP: usize = 3;
 
 /// The largest resident memory of `command` and what it waited for, in KiB. Measured apart from time, by a starter of a
 /// few pages: a process inherits the peak of the one that started it.

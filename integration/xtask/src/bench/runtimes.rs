@@ -21,12 +21,21 @@ use super::{bundle, calls};
 pub fn in_each_view(rounds: usize, gaps: &[u64], report: &mut Report) -> Result<()> {
     let gaps = gaps.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
     for view in [View::V2, View::V1] {
-        let mut inside = Command::new("unshare");
-        inside.args(["--mount", "--propagation", "private", "--"]).arg(std::env::current_exe()?);
-        inside.args(["bench", "--view", view.name(), "--gaps", &gaps, "--rounds", &rounds.to_string()]);
-        report.follow(&mut inside)?;
+        let rounds = rounds.to_string();
+        report.follow(&mut inside(view, &["run", "--gaps", &gaps, "--rounds", &rounds])?)?;
     }
     Ok(())
+}
+
+/// This benchmark again, in a mount namespace of its own that will show one cgroup version alone.
+///
+/// # Errors
+/// This program does not know where it lies.
+pub fn inside(view: View, words: &[&str]) -> Result<Command> {
+    let mut inside = Command::new("unshare");
+    inside.args(["--mount", "--propagation", "private", "--"]).arg(std::env::current_exe()?);
+    inside.args(["bench", "--view", view.name()]).args(words);
+    Ok(inside)
 }
 
 /// The rows of one view, measured in a mount namespace of our own and handed on.
@@ -42,7 +51,9 @@ pub fn rows(view: View, rounds: usize, gaps: &[u64]) -> Result<()> {
     let memory = tempfile::tempdir_in("/dev/shm").context("making a folder in memory")?;
     for case in cases(view, spec) {
         let bundle = bundle::make(&dir.path().join(case.name.replace(' ', "-")), &case.spec)?;
-        write_filter(&case.spec, &bundle)?;
+        if case.floor {
+            write_filter(&case.spec, &bundle)?;
+        }
         let roots = memory.path().join("roots");
         std::fs::create_dir_all(&roots)?;
         let same = compare(&case, &bundle, &roots)?;
@@ -55,12 +66,14 @@ pub fn rows(view: View, rounds: usize, gaps: &[u64]) -> Result<()> {
                     command: Box::new(move |round| run(runtime, case, bundle, roots, round)),
                 })
                 .collect();
-            contenders.push(Contender { name: "floor", command: Box::new(move |_| floor(bundle)) });
+            if case.floor {
+                contenders.push(Contender { name: "floor", command: Box::new(move |_| floor(bundle)) });
+            }
             let samples = take_turns(&contenders, rounds, Duration::from_millis(*gap))?;
             let title = format!("run busybox true, {}, {gap} ms between starts; {same}", case.name);
             report.row(&title, &samples, &case.targets);
         }
-        if case.no_cgroups {
+        if case.no_cgroups && case.floor {
             let ours = run(RUNTIMES[0], case, bundle, roots, usize::MAX);
             let value = calls::compare(&ours, &floor(bundle), dir.path())?;
             report.fact("system calls from clone to exec", value);
@@ -70,13 +83,27 @@ pub fn rows(view: View, rounds: usize, gaps: &[u64]) -> Result<()> {
 }
 
 #[derive(Clone, Copy)]
-struct Runtime {
-    name: &'static str,
+pub struct Runtime {
+    pub name: &'static str,
     /// The peer tree it comes from; none for ours.
     tree: Option<&'static str>,
 }
 
-const RUNTIMES: &[Runtime] = &[
+impl Runtime {
+    /// A command line up to the verb. Each runtime has a root of its own below `roots`.
+    pub fn command(self, roots: &Path) -> Command {
+        let program = match self.tree {
+            Some(tree) => programs::peer(tree, self.name),
+            None => programs::tare(self.name),
+        };
+        let mut command = Command::new(program.expect("`bench` unpacks and builds all of them first"));
+        command.arg("--root").arg(roots.join(self.name));
+        command
+    }
+}
+
+/// Ours first.
+pub const RUNTIMES: &[Runtime] = &[
     Runtime { name: "tare", tree: None },
     Runtime { name: "crun", tree: Some("newer") },
     Runtime { name: "runc", tree: Some("newer") },
@@ -88,24 +115,44 @@ struct Case {
     /// Global options for each runtime that has them.
     no_cgroups: bool,
     targets: Vec<Target>,
+    /// Whether the floor program makes the same container.
+    floor: bool,
 }
 
 fn cases(view: View, mut spec: Value) -> Vec<Case> {
-    let peers = [Target::at_most(0.5, "crun"), Target::at_most(0.1, "runc")];
+    let peers = [Target::at_most(0.35, "crun"), Target::at_most(0.1, "runc")];
+    let case = |name, spec, no_cgroups, targets: &[Target]| Case {
+        name,
+        spec,
+        no_cgroups,
+        targets: peers.iter().chain(targets).cloned().collect(),
+        floor: !targets.is_empty() || !no_cgroups,
+    };
     match view {
         View::V2 => {
             let mut without = spec.clone();
             if let Some(linux) = without["linux"].as_object_mut() {
                 linux.remove("resources");
             }
+            let mut no_profile = without.clone();
+            no_profile["linux"].as_object_mut().map(|linux| linux.remove("seccomp"));
+            let mut host_network = without.clone();
+            if let Some(namespaces) = host_network["linux"]["namespaces"].as_array_mut() {
+                namespaces.retain(|namespace| namespace["type"] != "network");
+            }
+            let mut users = without.clone();
+            if let Some(namespaces) = users["linux"]["namespaces"].as_array_mut() {
+                namespaces.push(json!({"type": "user"}));
+            }
+            for ids in ["uidMappings", "gidMappings"] {
+                users["linux"][ids] = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+            }
             vec![
-                Case {
-                    name: "no cgroups",
-                    spec: without,
-                    no_cgroups: true,
-                    targets: peers.iter().cloned().chain([Target::at_most(1.5, "floor")]).collect(),
-                },
-                Case { name: "cgroup v2 with a device program", spec, no_cgroups: false, targets: peers.to_vec() },
+                case("no cgroups", without, true, &[Target::at_most(1.4, "floor")]),
+                case("cgroup v2 with a device program", spec, false, &[]),
+                case("no cgroups, no profile", no_profile, true, &[]),
+                case("no cgroups, the host's network", host_network, true, &[]),
+                case("no cgroups, a user namespace", users, true, &[]),
             ]
         }
         View::V1 => {
@@ -113,23 +160,13 @@ fn cases(view: View, mut spec: Value) -> Vec<Case> {
             resources["memory"] = json!({"limit": 64 << 20});
             resources["cpu"] = json!({"shares": 512, "quota": 50_000, "period": 100_000});
             resources["pids"] = json!({"limit": 100});
-            vec![Case {
-                name: "cgroup v1 with memory, cpu and pids limits",
-                spec,
-                no_cgroups: false,
-                targets: peers.to_vec(),
-            }]
+            vec![case("cgroup v1 with memory, cpu and pids limits", spec, false, &[])]
         }
     }
 }
 
 fn run(runtime: Runtime, case: &Case, bundle: &Path, roots: &Path, round: usize) -> Command {
-    let program = match runtime.tree {
-        Some(tree) => programs::peer(tree, runtime.name),
-        None => programs::tare(runtime.name),
-    };
-    let mut command = Command::new(program.expect("`bench` unpacks and builds all of them first"));
-    command.arg("--root").arg(roots.join(runtime.name));
+    let mut command = runtime.command(roots);
     if case.no_cgroups && runtime.name != "runc" {
         command.args(["--cgroup-manager", "disabled"]);
     }
