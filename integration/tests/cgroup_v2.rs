@@ -87,7 +87,7 @@ swap beside the limit there is: 16777216
 statistics: \"limit\":33554432 \"pids\":{\"current\":1,\"limit\":77}
 too much memory: Killed (status 137)
 the kernel counted it: 1
-and it was told: {\"id\":\"box\",\"type\":\"oom\"}
+and it was told: {\"type\":\"oom\",\"id\":\"box\"}
 delete:
 left over:
 a user may have cgroups below: yes

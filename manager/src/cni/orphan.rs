@@ -110,6 +110,7 @@ mod tests {
         assert!(other.try_wait().unwrap().is_none());
 
         let mut hangs = plugin(&own);
+        let _held = hangs.stdin.take(); // `wait` would close it
         let reaper = std::thread::spawn(move || hangs.wait().unwrap().code());
         wait(&pods, Duration::ZERO).unwrap();
         assert_eq!(reaper.join().unwrap(), None, "it was killed");
