@@ -123,14 +123,17 @@ fn table(title: &str, samples: &[Sample], targets: &[Target]) -> String {
     let first = samples.first().map_or(1.0, Sample::median);
     let mut text = format!("{title}\n");
     for sample in samples {
+        let memory = match sample.max_rss {
+            0 => String::new(), // it was not measured
+            kib => format!("  {:>7.1} MB", kib as f64 / 1024.0),
+        };
         text += &format!(
-            "  {:<24} {:>9.2} ms  [{:>8.2} – {:>8.2}]  {:>6.2}×  {:>7.1} MB\n",
+            "  {:<24} {:>9.2} ms  [{:>8.2} – {:>8.2}]  {:>6.2}×{memory}\n",
             sample.name,
             sample.median() / 1e3,
             sample.quantile(0.1) / 1e3,
             sample.quantile(0.9) / 1e3,
             sample.median() / first,
-            sample.max_rss as f64 / 1024.0,
         );
     }
     text + &targets.iter().map(|target| target.verdict(first, samples)).collect::<String>()
