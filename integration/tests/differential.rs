@@ -74,7 +74,6 @@ const COMMANDS: &str = "
     run --rm --device /dev/null IMAGE r15 ls /dev/null
     run --rm --device /nope IMAGE r16 true
     run --rm --rootfs-propagation rslave IMAGE r17 true
-    run --rm --sandbox nope IMAGE r18 true
     run --rm --runc-binary /nope IMAGE r19 true
     run --rm --cwd /nope IMAGE r20 pwd
     run --rm --annotation a=b IMAGE r21 true
