@@ -49,6 +49,29 @@ impl Error {
             _ => Error::Internal(text),
         }
     }
+
+    /// Another program's refusal by a status code of gRPC, which ttrpc has too: its class, and its words once, for the class
+    /// says its own again.
+    pub fn told(code: i32, message: &str) -> Error {
+        use tonic::Code;
+        type Class = (Code, &'static str, fn(String) -> Error);
+        const CLASSES: &[Class] = &[
+            (Code::NotFound, ": not found", Error::NotFound),
+            (Code::AlreadyExists, ": already exists", Error::AlreadyExists),
+            (Code::InvalidArgument, ": invalid argument", Error::InvalidArgument),
+            (Code::FailedPrecondition, ": failed precondition", Error::FailedPrecondition),
+            (Code::Unavailable, ": unavailable", Error::Unavailable),
+            (Code::OutOfRange, ": out of range", Error::OutOfRange),
+            (Code::ResourceExhausted, ": resource exhausted", Error::ResourceExhausted),
+            (Code::Unimplemented, ": not implemented", Error::Unimplemented),
+            (Code::PermissionDenied, ": permission denied", Error::PermissionDenied),
+            (Code::Aborted, ": aborted", Error::Aborted),
+        ];
+        match CLASSES.iter().find(|(class, ..)| *class as i32 == code) {
+            Some((_, words, class)) => class(message.strip_suffix(words).unwrap_or(message).to_owned()),
+            None => Error::Unknown(message.to_owned()),
+        }
+    }
 }
 
 impl Error {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
 use crate::error::{Error, Result};
 use crate::names::Namespace;
@@ -28,32 +28,15 @@ pub fn request<M>(namespace: &Namespace, message: M) -> Result<Request<M>> {
     Ok(request)
 }
 
-/// A code, the words that an error of ours adds again when it is told, and that error.
-type Class = (Code, &'static str, fn(String) -> Error);
-
-/// Another program's refusal: its class, and its words once.
+/// Another program's refusal.
 pub fn refused(status: Status) -> Error {
-    const CLASSES: &[Class] = &[
-        (Code::NotFound, ": not found", Error::NotFound),
-        (Code::AlreadyExists, ": already exists", Error::AlreadyExists),
-        (Code::InvalidArgument, ": invalid argument", Error::InvalidArgument),
-        (Code::FailedPrecondition, ": failed precondition", Error::FailedPrecondition),
-        (Code::Unavailable, ": unavailable", Error::Unavailable),
-        (Code::OutOfRange, ": out of range", Error::OutOfRange),
-        (Code::ResourceExhausted, ": resource exhausted", Error::ResourceExhausted),
-        (Code::Unimplemented, ": not implemented", Error::Unimplemented),
-        (Code::PermissionDenied, ": permission denied", Error::PermissionDenied),
-        (Code::Aborted, ": aborted", Error::Aborted),
-    ];
-    let message = status.message();
-    match CLASSES.iter().find(|(code, ..)| *code == status.code()) {
-        Some((_, words, class)) => class(message.strip_suffix(words).unwrap_or(message).to_owned()),
-        None => Error::Unknown(message.to_owned()),
-    }
+    Error::told(status.code() as i32, status.message())
 }
 
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
 
     #[test]

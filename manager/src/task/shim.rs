@@ -7,8 +7,8 @@ use prost::Message;
 use prost_types::Any;
 use tare_proto::any;
 use tare_proto::containerd::runc::v1::Options;
+use tare_proto::ttrpc;
 use tare_proto::ttrpc::client::Client;
-use tare_proto::ttrpc::{self, Code};
 
 use super::bundle::Bundle;
 use super::log::Log;
@@ -149,29 +149,15 @@ pub fn recall(bundle: &Path) -> PathBuf {
     std::fs::read_to_string(bundle.join(BINARY)).map_or_else(|_| PathBuf::from(start::OURS), PathBuf::from)
 }
 
-/// The classes that a shim's code may name, with the words that the error adds again when it is told.
-type Class = (Code, &'static str, fn(String) -> Error);
-const CLASSES: &[Class] = &[
-    (Code::NotFound, ": not found", Error::NotFound),
-    (Code::AlreadyExists, ": already exists", Error::AlreadyExists),
-    (Code::InvalidArgument, ": invalid argument", Error::InvalidArgument),
-    (Code::FailedPrecondition, ": failed precondition", Error::FailedPrecondition),
-    (Code::Unavailable, ": unavailable", Error::Unavailable),
-    (Code::ResourceExhausted, ": resource exhausted", Error::ResourceExhausted),
-    (Code::Unimplemented, ": not implemented", Error::Unimplemented),
-];
-
 /// A shim's refusal, in its words: clients look at them.
 fn from_shim(error: ttrpc::Error) -> Error {
-    let ttrpc::Error { code, message } = error;
-    match CLASSES.iter().find(|(class, ..)| *class as i32 == code) {
-        Some((_, words, class)) => class(message.strip_suffix(words).unwrap_or(&message).to_owned()),
-        None => Error::Unknown(message),
-    }
+    Error::told(error.code, &error.message)
 }
 
 #[cfg(test)]
 mod tests {
+    use tare_proto::ttrpc::Code;
+
     use super::*;
 
     #[test]
