@@ -41,6 +41,16 @@ impl Inventory {
         }
     }
 
+    /// The promise that most tests end with.
+    ///
+    /// # Panics
+    /// Something is left: it is listed.
+    #[track_caller]
+    pub fn expect_none(markers: &[&str]) {
+        let left = Inventory::settled(markers);
+        assert!(left.is_empty(), "left behind: {left:#?}");
+    }
+
     pub fn is_empty(&self) -> bool {
         self.processes.is_empty() && self.mounts.is_empty() && self.cgroups.is_empty()
     }

@@ -60,8 +60,7 @@ impl Node {
         let private = self.dir.path().to_string_lossy().into_owned();
         drop(self.daemon);
         drop(self.registry);
-        let left = Inventory::settled(&[&private]);
-        assert!(left.is_empty(), "left behind: {left:#?}");
+        Inventory::expect_none(&[&private]);
     }
 }
 

@@ -88,8 +88,7 @@ impl Node {
             assert!(left.is_empty(), "{left:?}");
         }
         drop(self.daemon);
-        let left = Inventory::settled(&[&private]);
-        assert!(left.is_empty(), "left behind: {left:#?}");
+        Inventory::expect_none(&[&private]);
     }
 }
 

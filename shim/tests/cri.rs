@@ -233,6 +233,5 @@ fn stock_containerd_runs_a_pod_without_a_pause_image_and_its_containers_are_in_i
     let private = node.dir.path().display().to_string();
     node.daemon.kill().unwrap();
     node.daemon.wait().unwrap();
-    let left = Inventory::settled(&[&private]);
-    assert!(left.is_empty(), "left behind: {left:#?}");
+    Inventory::expect_none(&[&private]);
 }

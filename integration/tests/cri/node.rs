@@ -102,8 +102,7 @@ impl Node {
         drop(self.daemon);
         drop(self._registry);
         cgroups_of_the_kubelet(&mark);
-        let left = Inventory::settled(&[&private, &mark]);
-        assert!(left.is_empty(), "{left:#?}");
+        Inventory::expect_none(&[&private, &mark]);
     }
 }
 
