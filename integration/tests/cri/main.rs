@@ -12,3 +12,4 @@ mod node;
 mod pod;
 mod restart;
 mod security;
+mod validation;

@@ -61,6 +61,16 @@ pub async fn node() -> (Node, Netns) {
 }
 
 impl Netns {
+    /// What a command prints there.
+    pub fn runs(&self, command: &str) -> String {
+        let busybox = programs::peer("bookworm", "busybox").unwrap();
+        let script = format!("PATH={}; {command}", busybox.parent().unwrap().display());
+        let shell = ["netns", "exec", &self.0, &busybox.display().to_string(), "sh", "-c", &script];
+        let out = Command::new("ip").args(shell).output().unwrap();
+        assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    }
+
     /// Pods' ends on the bridge.
     pub fn ports(&self) -> String {
         let out = Command::new("ip").args(["-n", &self.0, "-o", "link", "show", "type", "veth"]).output().unwrap();

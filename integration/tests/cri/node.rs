@@ -32,7 +32,8 @@ pub struct Node {
     pub daemon: Daemon,
     pub dir: TempDir,
     client: Client,
-    _registry: Registry,
+    /// Reached by the daemon only where the test itself is.
+    pub registry: Registry,
 }
 
 impl std::ops::Deref for Node {
@@ -80,7 +81,7 @@ impl Node {
         let mark = format!("tarecri{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let (client, images) = connect(daemon.socket()).await;
         let (logs, log) = (dir.path().join("logs"), dir.path().join("log"));
-        Node { daemon, client: Client { client, images, image, two, mark, logs, log }, dir, _registry: registry }
+        Node { daemon, client: Client { client, images, image, two, mark, logs, log }, dir, registry }
     }
 
     pub async fn crash_and_restart(&mut self) {
@@ -100,7 +101,7 @@ impl Node {
             assert_eq!(entries(&self.dir.path().join("state").join(bundles).join("k8s.io")), 0, "{bundles}");
         }
         drop(self.daemon);
-        drop(self._registry);
+        drop(self.registry);
         cgroups_of_the_kubelet(&mark);
         Inventory::expect_none(&[&private, &mark]);
     }
