@@ -4,6 +4,8 @@
 //! are theirs.
 
 pub mod any;
+#[cfg(feature = "grpc")]
+mod json;
 pub mod ttrpc;
 
 mod generated {

@@ -5,6 +5,7 @@ mod checkpoint;
 mod container;
 mod device;
 mod image;
+mod inspect;
 mod kubelet;
 mod many;
 mod network;

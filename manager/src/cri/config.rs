@@ -97,3 +97,11 @@ impl Runtime {
         any::pack("containerd.runc.v1.Options", &options)
     }
 }
+
+/// Options as clients are shown them, in containerd's words.
+pub fn shown(options: Option<&Any>) -> serde_json::Value {
+    let options =
+        options.and_then(|options| any::unpack::<Options>(options, "containerd.runc.v1.Options").ok().flatten());
+    let options = options.unwrap_or_default();
+    serde_json::json!({ "binary_name": options.binary_name, "systemd_cgroup": options.systemd_cgroup })
+}

@@ -7,7 +7,7 @@ use tare_proto::runtime::v1 as pb;
 
 use crate::cri::record::off_thread;
 use crate::cri::rows::{Container, ContainerState};
-use crate::cri::{Cri, namespace, selected};
+use crate::cri::{Cri, config, namespace, selected};
 use crate::error::Result;
 use crate::names::Id;
 
@@ -41,13 +41,16 @@ impl Cri {
         let record = off_thread(move || cri.parts.containers.get(&namespace(), &id)).await?;
         let spec = record.spec.unwrap_or_default().value;
         let spec: serde_json::Value = serde_json::from_slice(&spec).unwrap_or_default();
+        let runtime = record.runtime.unwrap_or_default();
         let info = json!({
             "sandboxID": row.pod,
             "pid": row.pid,
             "removing": row.state() == ContainerState::Removing,
             "snapshotKey": record.snapshot_key,
             "snapshotter": record.snapshotter,
-            "runtimeType": record.runtime.unwrap_or_default().name,
+            "runtimeType": runtime.name,
+            "runtimeOptions": config::shown(runtime.options.as_ref()),
+            "config": row.config(),
             "runtimeSpec": spec,
         });
         Ok(HashMap::from([("info".to_owned(), info.to_string())]))

@@ -7,7 +7,7 @@ use serde_json::json;
 use tare_proto::runtime::v1 as pb;
 
 use crate::cri::rows::{Pod, PodState};
-use crate::cri::{Cri, namespace, selected};
+use crate::cri::{Cri, config, namespace, selected};
 use crate::error::Result;
 use crate::names::Id;
 
@@ -55,8 +55,20 @@ impl Cri {
         info["netNamespaceClosed"] = json!(!row.netns.is_empty() && !Path::new(&row.netns).exists());
         info["runtimeHandler"] = json!(row.handler);
         info["runtimeType"] = json!(runtime.r#type);
+        info["runtimeOptions"] = config::shown(Some(&runtime.options(self.config.systemd_cgroup, (0, 0))));
+        info["config"] = json!(row.config());
+        info["cniResult"] = network(row);
         Ok(HashMap::from([("info".to_owned(), info.to_string())]))
     }
+}
+
+/// The pod's interface as containerd's plugin library would have told of it.
+fn network(row: &Pod) -> serde_json::Value {
+    if row.ips.is_empty() {
+        return json!(null);
+    }
+    let ips: Vec<_> = row.ips.iter().map(|ip| json!({ "IP": ip })).collect();
+    json!({"Interfaces": {"eth0": {"IPConfigs": ips, "Sandbox": row.netns}}})
 }
 
 fn listed(row: &Pod) -> pb::PodSandbox {
