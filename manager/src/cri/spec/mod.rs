@@ -6,6 +6,7 @@
 //! Source: runtime-spec config.md, config-linux.md; cri-api `api.proto`; containerd `internal/cri/server/container_create*.go`,
 //! `internal/cri/opts`.
 
+mod apparmor;
 mod capability;
 mod device;
 mod mount;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tare_proto::runtime::v1 as pb;
 
-use super::{Given, capability, profile};
+use super::{Given, apparmor, capability, profile};
 use crate::error::{Error, Result};
 use crate::oci;
 
@@ -30,7 +30,7 @@ pub fn process(given: &Given<'_>, security: &pb::LinuxContainerSecurityContext) 
         "oomScoreAdj": given.resources().oom_score_adj.max(given.host.lowest_oom_score),
     });
     if !security.privileged
-        && let Some(name) = profile::apparmor(security, given.host)?
+        && let Some(name) = apparmor::name(security, given.host)?
     {
         process["apparmorProfile"] = json!(name);
     }

@@ -1,4 +1,4 @@
-//! What confines a container beyond its capabilities: seccomp, AppArmor, SELinux; and what this host has of that.
+//! What confines a container beyond its capabilities: seccomp, SELinux; and what this host has of that.
 
 use std::fs;
 use std::path::Path;
@@ -82,7 +82,7 @@ fn lowest_oom_score() -> i64 {
 }
 
 /// A profile in the new field, or in the old one that is a string.
-fn profile(field: &str, new: Option<&pb::SecurityProfile>, old: &str) -> Result<(ProfileType, String)> {
+pub(super) fn profile(field: &str, new: Option<&pb::SecurityProfile>, old: &str) -> Result<(ProfileType, String)> {
     if let Some(profile) = new {
         let name = profile.localhost_ref.strip_prefix("localhost/").unwrap_or(&profile.localhost_ref);
         let kind = profile.profile_type();
@@ -117,38 +117,6 @@ pub fn seccomp(security: &pb::LinuxContainerSecurityContext, capabilities: &[Str
             let text = fs::read(&path).doing(|| format!("reading the seccomp profile {path}"))?;
             let profile = serde_json::from_slice(&text);
             profile.map(Some).map_err(|error| Error::InvalidArgument(format!("seccomp profile {path}: {error}")))
-        }
-    }
-}
-
-/// The name of the AppArmor profile, if there is to be one.
-///
-/// # Errors
-/// It is not loaded, or this host has no AppArmor.
-pub fn apparmor(security: &pb::LinuxContainerSecurityContext, host: &Host) -> Result<Option<String>> {
-    // With neither field set, the kind is the runtime's default; the old field says unconfined in words.
-    let old = &security.apparmor_profile;
-    let new = security.apparmor.clone().or_else(|| {
-        old.is_empty()
-            .then(|| pb::SecurityProfile { profile_type: ProfileType::RuntimeDefault.into(), ..Default::default() })
-    });
-    match profile("apparmor", new.as_ref(), old)? {
-        (ProfileType::Unconfined, _) => Ok(host.apparmor.then(|| "unconfined".to_owned())),
-        // There is none that we could count on: the host's own rules hold.
-        (ProfileType::RuntimeDefault, _) => Ok(None),
-        (ProfileType::Localhost, _) if !host.apparmor => {
-            Err(Error::InvalidArgument("security_context.apparmor: AppArmor is not enabled on this host".into()))
-        }
-        (ProfileType::Localhost, name) => {
-            const LOADED: &str = "/sys/kernel/security/apparmor/profiles";
-            let loaded = fs::read_to_string(LOADED).doing(|| format!("reading {LOADED}"))?;
-            let known = loaded.lines().any(|line| line.rsplit_once(" (").map_or(line, |(known, _)| known) == name);
-            if !known {
-                return Err(Error::InvalidArgument(format!(
-                    "security_context.apparmor: profile {name:?} is not loaded"
-                )));
-            }
-            Ok(Some(name))
         }
     }
 }
