@@ -53,6 +53,8 @@ const TREES: &[Tree] = &[
     Tree { name: "network", suite: "sid", packages: &["containernetworking-plugins", "nftables"] },
     Tree { name: "kubernetes", suite: "sid", packages: &["kubectl"] },
     Tree { name: "criu", suite: "sid", packages: &["criu"] },
+    // What gives profiles to a kernel that has AppArmor.
+    Tree { name: "apparmor", suite: "bookworm", packages: &["apparmor"] },
 ];
 
 /// Go, and what the kubelet's client is made from: gigabytes, kept only until it is built.

@@ -18,6 +18,7 @@ use crate::error::{Doing as _, Error, Result};
 
 /// Under containerd's name: tools that show what confines a pod know it.
 const DEFAULT: &str = "cri-containerd.apparmor.d";
+const TEXT: &str = include_str!("apparmor.profile");
 const PARSER: &str = "/sbin/apparmor_parser";
 
 /// The name of the profile, if there is to be one. Without a program that could load ours the host's own rules hold.
@@ -35,7 +36,7 @@ pub fn name(security: &pb::LinuxContainerSecurityContext, host: &Host) -> Result
         (ProfileType::Unconfined, _) => Ok(host.apparmor.then(|| "unconfined".to_owned())),
         (ProfileType::RuntimeDefault, _) if host.apparmor && Path::new(PARSER).exists() => {
             if !is_loaded(DEFAULT)? {
-                load(&text())?;
+                load(TEXT)?;
             }
             Ok(Some(DEFAULT.to_owned()))
         }
@@ -77,51 +78,6 @@ fn load(text: &str) -> Result<()> {
     Err(Error::Internal(format!("{}: {}: {}", doing(), ended.status, said.trim())))
 }
 
-/// Everything that a container does in its own files, network and capabilities; not what reaches the kernel itself through
-/// /proc and /sys, nor new mounts, nor processes outside.
-fn text() -> String {
-    format!(
-        "profile {DEFAULT} flags=(attach_disconnected,mediate_deleted) {{
-  network,
-  capability,
-  file,
-  unix,
-  dbus,
-  umount,
-
-  # Whoever manages containers may signal and trace into them; among themselves containers may, too.
-  signal (receive) peer=unconfined,
-  signal (receive) peer=runc,
-  signal (receive) peer=crun,
-  signal (send, receive) peer={DEFAULT},
-  ptrace (readby, tracedby) peer=unconfined,
-  ptrace (trace, read, tracedby, readby) peer={DEFAULT},
-
-  deny mount,
-
-  # Of /proc only folders of processes, and of /proc/sys only the limits of shared memory, are written.
-  deny /proc/* w,
-  deny /proc/{{acpi,bus,driver,fs,irq,scsi,tty}}/** w,
-  deny /proc/sys/[^k]** w,
-  deny /proc/sys/kernel/[^s]** w,
-  deny /proc/sys/kernel/s[^h]** w,
-  deny /proc/sys/kernel/sh[^m]** w,
-  deny /proc/sysrq-trigger rwklx,
-  deny /proc/{{kcore,kmem,mem}} rwklx,
-
-  # Of /sys only cgroups are written.
-  deny /sys/[^f]*/** wklx,
-  deny /sys/f[^s]*/** wklx,
-  deny /sys/fs/[^c]*/** wklx,
-  deny /sys/fs/c[^g]*/** wklx,
-  deny /sys/firmware/** rwklx,
-  deny /sys/devices/virtual/powercap/** rwklx,
-  deny /sys/kernel/security/** rwklx,
-}}
-"
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,8 +98,6 @@ mod tests {
 
     #[test]
     fn our_profile_has_the_name_that_it_is_looked_for_by() {
-        let text = text();
-        assert!(text.starts_with("profile cri-containerd.apparmor.d flags="), "{text}");
-        assert_eq!(text.matches('{').count(), text.matches('}').count());
+        assert!(TEXT.contains(&format!("\nprofile {DEFAULT} flags=")));
     }
 }
