@@ -13,6 +13,7 @@ mod mount;
 mod process;
 mod profile;
 mod resource;
+mod selinux;
 mod user;
 
 use std::path::{Path, PathBuf};
@@ -119,7 +120,7 @@ pub fn spec(given: &Given<'_>) -> Result<Value> {
     {
         linux["seccomp"] = seccomp;
     }
-    if let Some(label) = profile::selinux(&security, given.pod, given.host)? {
+    if let Some(label) = selinux::label(&security, given.pod, given.host)? {
         linux["mountLabel"] = json!(label.mount);
     }
     let mut spec = json!({

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tare_proto::runtime::v1 as pb;
 
-use super::{Given, apparmor, capability, profile};
+use super::{Given, apparmor, capability, selinux};
 use crate::error::{Error, Result};
 use crate::oci;
 
@@ -34,7 +34,7 @@ pub fn process(given: &Given<'_>, security: &pb::LinuxContainerSecurityContext) 
     {
         process["apparmorProfile"] = json!(name);
     }
-    if let Some(label) = profile::selinux(security, given.pod, given.host)? {
+    if let Some(label) = selinux::label(security, given.pod, given.host)? {
         process["selinuxLabel"] = json!(label.process);
     }
     Ok(process)

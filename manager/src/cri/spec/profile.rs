@@ -1,4 +1,4 @@
-//! What confines a container beyond its capabilities: seccomp, SELinux; and what this host has of that.
+//! Profiles as CRI names them, seccomp's among them; and what this host has of what confines containers.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,6 @@ use serde_json::Value;
 use tare_proto::runtime::v1 as pb;
 use tare_proto::runtime::v1::security_profile::ProfileType;
 
-use crate::cri::rows;
 use crate::error::{Doing as _, Error, Result};
 use crate::oci;
 
@@ -119,29 +118,4 @@ pub fn seccomp(security: &pb::LinuxContainerSecurityContext, capabilities: &[Str
             profile.map(Some).map_err(|error| Error::InvalidArgument(format!("seccomp profile {path}: {error}")))
         }
     }
-}
-
-pub struct Label {
-    pub process: String,
-    pub mount: String,
-}
-
-/// The labels, where SELinux is on; elsewhere options of SELinux mean nothing, and kubelets send them all the same.
-///
-/// # Errors
-/// A part of the label is missing.
-pub fn selinux(security: &pb::LinuxContainerSecurityContext, pod: &rows::Pod, host: &Host) -> Result<Option<Label>> {
-    let pods = pod.security().selinux_options;
-    let Some(options) = security.selinux_options.clone().or(pods).filter(|_| host.selinux && !security.privileged)
-    else {
-        return Ok(None);
-    };
-    let parts = [&options.user, &options.role, &options.r#type, &options.level];
-    if parts.iter().any(|part| part.is_empty()) {
-        let text = "security_context.selinux_options: user, role, type and level must all be given";
-        return Err(Error::InvalidArgument(text.into()));
-    }
-    let process = parts.map(String::as_str).join(":");
-    let mount = format!("{}:object_r:container_file_t:{}", options.user, options.level);
-    Ok(Some(Label { process, mount }))
 }
